@@ -1,0 +1,55 @@
+// Element types: the rows of dtypes.inc, what they are called, how large they are and what their bytes mean.
+//
+// Decode and Encode are the meaning of the bytes of a tensor, used by the evaluator and by weight packing. Sources of the
+// block formats: the layouts that ggml documents for GGUF files (q8_0: f16 scale, 32 x i8; q4_0: f16 scale, 16 bytes of
+// which the low nibbles are elements 0..15 and the high nibbles 16..31, each minus 8).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace sinter {
+
+enum class DType : uint8_t {
+#define DTYPE(enumerator, text, cls, block, bytes) enumerator,
+#include "ir/dtypes.inc"
+#undef DTYPE
+};
+
+enum class DTypeClass : uint8_t { kFloat, kInt, kBool, kQuantized };
+
+struct DTypeInfo {
+  DType dtype;
+  absl::string_view name;
+  DTypeClass cls;
+  int64_t block_elems;
+  int64_t block_bytes;
+};
+
+absl::Span<const DTypeInfo> AllDTypes();
+const DTypeInfo& Info(DType dtype);
+std::optional<DType> ParseDType(absl::string_view name);
+
+inline bool IsFloat(DType t) { return Info(t).cls == DTypeClass::kFloat; }
+inline bool IsInt(DType t) { return Info(t).cls == DTypeClass::kInt; }
+inline bool IsQuantized(DType t) { return Info(t).cls == DTypeClass::kQuantized; }
+
+// Bytes of `elems` elements, a multiple of the block; elems must be checked against overflow before (TypeBytes does).
+int64_t ElemBytes(DType dtype, int64_t elems);
+
+// Elements [0, out.size()) of `bytes`, widened to double; out.size() is a multiple of the block.
+void Decode(DType dtype, const uint8_t* bytes, absl::Span<double> out);
+// The opposite, for the types that are not quantized; rounds to nearest, ties to even.
+void Encode(DType dtype, absl::Span<const double> values, uint8_t* bytes);
+// `value` as it would be after a trip through `dtype` (not quantized).
+double RoundTo(DType dtype, double value);
+
+float HalfToFloat(uint16_t half);
+uint16_t FloatToHalf(float value);   // nearest even; overflow becomes infinity
+float Bf16ToFloat(uint16_t bits);
+uint16_t FloatToBf16(float value);   // nearest even; NaN stays NaN
+
+}  // namespace sinter
