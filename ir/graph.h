@@ -134,6 +134,8 @@ class Graph {
   void SetLoc(OpId id, std::string loc) { ops_[id].loc = std::move(loc); }
 
  private:
+  friend class Module;  // Clone
+  std::unique_ptr<Graph> CopyInto(Module* module) const;
   std::string UniqueName(std::string wish);
   ValueId NewValue(std::string name, Type type, OpId def, uint32_t index);
 
