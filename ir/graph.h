@@ -169,6 +169,7 @@ class Module {
   Graph& AddGraph(std::string name);
   void EraseGraph(GraphId id);
   const Graph* FindGraph(absl::string_view name) const;
+  bool HasGraph(GraphId id) const { return graphs_.Has(id) && graphs_[id] != nullptr; }
   Graph& graph(GraphId id) { return *graphs_[id]; }
   const Graph& graph(GraphId id) const { return *graphs_[id]; }
   // Live graphs in the order of their making.
