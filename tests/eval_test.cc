@@ -52,7 +52,7 @@ absl::StatusOr<std::vector<Tensor>> TryRun(const std::string& graphs, std::vecto
   return Evaluate(*(*module)->FindGraph("main"), std::move(args), options);
 }
 
-Tensor Run(const std::string& graphs, std::vector<Tensor> args, const EvalOptions& options = {}) {
+Tensor RunMain(const std::string& graphs, std::vector<Tensor> args, const EvalOptions& options = {}) {
   auto results = TryRun(graphs, std::move(args), options);
   EXPECT_TRUE(results.ok()) << results.status().message();
   return results.ok() ? (*results)[0] : Tensor();
@@ -62,12 +62,13 @@ std::string Message(const absl::Status& status) { return std::string(status.mess
 
 // One op on f64[4], so that no rounding stands between the test and the formula.
 Values Unary(const std::string& op, Values x) {
-  return Run(absl::StrCat("graph @main(%x: f64[4]) -> f64[4] { %y = ", op, " %x : f64[4] return %y }"),
-             {F64({4}, std::move(x))})
+  return RunMain(absl::StrCat("graph @main(%x: f64[4]) -> f64[4] { %y = ", op, " %x : f64[4] return %y }"),
+                 {F64({4}, std::move(x))})
       .values;
 }
 Values Binary(const std::string& op, Values a, Values b) {
-  return Run(absl::StrCat("graph @main(%a: f64[4], %b: f64[4]) -> f64[4] { %y = ", op, " %a, %b : f64[4] return %y }"),
+  return RunMain(
+             absl::StrCat("graph @main(%a: f64[4], %b: f64[4]) -> f64[4] { %y = ", op, " %a, %b : f64[4] return %y }"),
              {F64({4}, std::move(a)), F64({4}, std::move(b))})
       .values;
 }
@@ -112,38 +113,40 @@ TEST(EvalElementwise, Activations) {
   }
   EXPECT_THAT(Unary("gelu", x), Pointwise(DoubleNear(1e-14), tanh_form));
   EXPECT_THAT(
-      Run("graph @main(%x: f64[4]) -> f64[4] { %y = gelu %x {form=\"erf\"} : f64[4] return %y }", {F64({4}, x)}).values,
+      RunMain("graph @main(%x: f64[4]) -> f64[4] { %y = gelu %x {form=\"erf\"} : f64[4] return %y }", {F64({4}, x)})
+          .values,
       Pointwise(DoubleNear(1e-14), erf_form));
   EXPECT_THAT(Binary("swiglu", x, {8, 9.5, 10, 13}), Pointwise(DoubleNear(1e-14), swiglu));
 }
 
 TEST(EvalElementwise, SelectAndMask) {
   EXPECT_THAT(
-      Run("graph @main(%m: bool[1,3], %a: f32[2,3], %b: f32[1]) -> f32[2,3] { %y = select %m, %a, %b : f32[2,3] "
-          "return %y }",
-          {Bool({1, 3}, {1, 0, 1}), F32({2, 3}, {1, 2, 3, 4, 5, 6}), F32({1}, {-9})})
+      RunMain("graph @main(%m: bool[1,3], %a: f32[2,3], %b: f32[1]) -> f32[2,3] { %y = select %m, %a, %b : f32[2,3] "
+              "return %y }",
+              {Bool({1, 3}, {1, 0, 1}), F32({2, 3}, {1, 2, 3, 4, 5, 6}), F32({1}, {-9})})
           .values,
       ElementsAre(1, -9, 3, 4, -9, 6));
   const Tensor mask =
-      Run("graph @main(%pos: i32[T]) -> bool[T,4] { %y = causal_mask %pos {len=4} : bool[T,4] return %y }",
-          {I32({2, 0, 7})});
+      RunMain("graph @main(%pos: i32[T]) -> bool[T,4] { %y = causal_mask %pos {len=4} : bool[T,4] return %y }",
+              {I32({2, 0, 7})});
   EXPECT_EQ(mask.dtype, DType::kBool);
   EXPECT_THAT(mask.values, ElementsAre(1, 1, 1, 0, /**/ 1, 0, 0, 0, /**/ 1, 1, 1, 1));
 }
 
 TEST(EvalElementwise, BroadcastsAlignAtTheLastAxis) {
-  EXPECT_THAT(Run("graph @main(%a: f32[2,1,3], %b: f32[2,1]) -> f32[2,2,3] { %y = sub %a, %b : f32[2,2,3] return %y }",
-                  {F32({2, 1, 3}, {1, 2, 3, 4, 5, 6}), F32({2, 1}, {10, 20})})
-                  .values,
-              ElementsAre(-9, -8, -7, -19, -18, -17, -6, -5, -4, -16, -15, -14));
+  EXPECT_THAT(
+      RunMain("graph @main(%a: f32[2,1,3], %b: f32[2,1]) -> f32[2,2,3] { %y = sub %a, %b : f32[2,2,3] return %y }",
+              {F32({2, 1, 3}, {1, 2, 3, 4, 5, 6}), F32({2, 1}, {10, 20})})
+          .values,
+      ElementsAre(-9, -8, -7, -19, -18, -17, -6, -5, -4, -16, -15, -14));
 }
 
 TEST(EvalElementwise, Convert) {
   const auto convert = [](const std::string& from, const std::string& to, Tensor x) {
     const std::string dims = absl::StrCat("[", x.elems(), "]");
-    return Run(absl::StrCat("graph @main(%x: ", from, dims, ") -> ", to, dims, " { %y = convert %x : ", to, dims,
-                            " return %y }"),
-               {std::move(x)})
+    return RunMain(absl::StrCat("graph @main(%x: ", from, dims, ") -> ", to, dims, " { %y = convert %x : ", to, dims,
+                                " return %y }"),
+                   {std::move(x)})
         .values;
   };
   EXPECT_THAT(convert("f32", "i8", F32({6}, {1.9, -1.9, 300, -300, kNan, -kInf})),
@@ -160,12 +163,14 @@ TEST(EvalElementwise, Convert) {
 
 TEST(EvalElementwise, IntegersAreExactAndWrap) {
   const std::string add = "graph @main(%a: i32[2], %b: i32[2]) -> i32[2] { %y = add %a, %b : i32[2] return %y }";
-  EXPECT_THAT(Run(add, {I32({16777217, 2147483647}), I32({1, 1})}).values, ElementsAre(16777218, -2147483648.0));
+  EXPECT_THAT(RunMain(add, {I32({16777217, 2147483647}), I32({1, 1})}).values, ElementsAre(16777218, -2147483648.0));
   const Tensor u{DType::kU8, {3}, {200, 0, 16}}, v{DType::kU8, {3}, {100, 1, 16}};
-  EXPECT_THAT(Run("graph @main(%a: u8[3], %b: u8[3]) -> u8[3] { %y = sub %a, %b : u8[3] return %y }", {u, v}).values,
-              ElementsAre(100, 255, 0));
-  EXPECT_THAT(Run("graph @main(%a: u8[3], %b: u8[3]) -> u8[3] { %y = mul %a, %b : u8[3] return %y }", {u, v}).values,
-              ElementsAre(20000 % 256, 0, 0));
+  EXPECT_THAT(
+      RunMain("graph @main(%a: u8[3], %b: u8[3]) -> u8[3] { %y = sub %a, %b : u8[3] return %y }", {u, v}).values,
+      ElementsAre(100, 255, 0));
+  EXPECT_THAT(
+      RunMain("graph @main(%a: u8[3], %b: u8[3]) -> u8[3] { %y = mul %a, %b : u8[3] return %y }", {u, v}).values,
+      ElementsAre(20000 % 256, 0, 0));
 }
 
 TEST(EvalPrecision, RoundsToTheTypeUnlessDouble) {
@@ -183,11 +188,11 @@ TEST(EvalPrecision, RoundsToTheTypeUnlessDouble) {
 }
 
 TEST(EvalSources, Constant) {
-  EXPECT_THAT(Run("graph @main() -> f32[2,2] { %y = constant {values=[0.1]} : f32[2,2] return %y }", {}).values,
+  EXPECT_THAT(RunMain("graph @main() -> f32[2,2] { %y = constant {values=[0.1]} : f32[2,2] return %y }", {}).values,
               Pointwise(DoubleEq(), Values(4, 0.1f)));
-  EXPECT_THAT(Run("graph @main() -> i32[3] { %y = constant {values=[1, -2, 3]} : i32[3] return %y }", {}).values,
+  EXPECT_THAT(RunMain("graph @main() -> i32[3] { %y = constant {values=[1, -2, 3]} : i32[3] return %y }", {}).values,
               ElementsAre(1, -2, 3));
-  EXPECT_THAT(Run("graph @main() -> bool[2] { %y = constant {values=[0, 1]} : bool[2] return %y }", {}).values,
+  EXPECT_THAT(RunMain("graph @main() -> bool[2] { %y = constant {values=[0, 1]} : bool[2] return %y }", {}).values,
               ElementsAre(0, 1));
 }
 
@@ -199,7 +204,7 @@ TEST(EvalSources, Weight) {
       return tensor;
     }};
   };
-  EXPECT_THAT(Run(text, {}, reader(F32({2}, {3, 4}))).values, ElementsAre(3, 4));
+  EXPECT_THAT(RunMain(text, {}, reader(F32({2}, {3, 4}))).values, ElementsAre(3, 4));
   EXPECT_THAT(Message(TryRun(text, {}).status()), HasSubstr("none is given"));
   EXPECT_THAT(Message(TryRun(text, {}, reader(F32({3}, {3, 4, 5}))).status()),
               HasSubstr("expected f32[2]; the weight file has f32[3]"));
@@ -210,18 +215,18 @@ TEST(EvalSources, Weight) {
 
 TEST(EvalSources, Dequantize) {
   const Values values = Random(64, 3);
-  EXPECT_EQ(Run("graph @main(%x: q8_0[2,32]) -> f32[2,32] { %y = dequantize %x : f32[2,32] return %y }",
-                {Tensor{DType::kQ8_0, {2, 32}, values}})
+  EXPECT_EQ(RunMain("graph @main(%x: q8_0[2,32]) -> f32[2,32] { %y = dequantize %x : f32[2,32] return %y }",
+                    {Tensor{DType::kQ8_0, {2, 32}, values}})
                 .values,
             values);
 }
 
 TEST(EvalRope, TableHoldsCosinesAndSignedSines) {
   const auto table = [](const std::string& style) {
-    return Run(absl::StrCat("graph @main() -> f32[3,8] { %f = constant {values=[1, 2]} : f32[2] %y = rope_table %f "
-                            "{base=100, scale=0.5, style=\"",
-                            style, "\"} : f32[3,8] return %y }"),
-               {}, {.precision = Precision::kDouble})
+    return RunMain(absl::StrCat("graph @main() -> f32[3,8] { %f = constant {values=[1, 2]} : f32[2] %y = rope_table %f "
+                                "{base=100, scale=0.5, style=\"",
+                                style, "\"} : f32[3,8] return %y }"),
+                   {}, {.precision = Precision::kDouble})
         .values;
   };
   // Width 4: pair 0 turns by p/2, pair 1 by p/2 * 100^(-1/2) / 2 = p/40.
@@ -240,7 +245,7 @@ TEST(EvalRope, TurnsPairsAsComplexNumbers) {
   constexpr int kT = 3, kD = 6;
   const Values x = Random(2 * kT * kD, 5), pos = {4, 0, 2};
   for (const std::string style : {"norm", "neox"}) {
-    const Tensor y = Run(
+    const Tensor y = RunMain(
         absl::StrCat("graph @main(%x: f32[2,1,T,6], %p: i32[T]) -> f32[2,1,T,6] { %t = rope_table "
                      "{style=\"",
                      style, "\"} : f32[5,12] %y = rope %x, %p, %t {style=\"", style, "\"} : f32[2,1,T,6] return %y }"),
@@ -276,7 +281,8 @@ TEST(EvalRope, PositionOutsideTheTable) {
 TEST(EvalRows, Reductions) {
   const Tensor x = F64({2, 3, 2}, {1, 2, 3, 4, 5, 6, -1, -2, -3, -4, -5, -6});
   const auto reduce = [&](const std::string& op, const std::string& type) {
-    return Run(absl::StrCat("graph @main(%x: f64[2,3,2]) -> ", type, " { %y = ", op, " : ", type, " return %y }"), {x})
+    return RunMain(absl::StrCat("graph @main(%x: f64[2,3,2]) -> ", type, " { %y = ", op, " : ", type, " return %y }"),
+                   {x})
         .values;
   };
   EXPECT_THAT(reduce("sum %x", "f64[2,3,1]"), ElementsAre(3, 7, 11, -3, -7, -11));
@@ -290,9 +296,9 @@ TEST(EvalRows, Reductions) {
 TEST(EvalRows, SumsAccumulateInDouble) {
   Values values(1 << 12, 1.0);
   values[0] = 16777216;  // in f32, 2^24 + 1 is 2^24
-  EXPECT_EQ(
-      Run("graph @main(%x: f32[4096]) -> f32[1] { %y = sum %x : f32[1] return %y }", {F32({4096}, values)}).values[0],
-      static_cast<float>(16777216 + 4095));
+  EXPECT_EQ(RunMain("graph @main(%x: f32[4096]) -> f32[1] { %y = sum %x : f32[1] return %y }", {F32({4096}, values)})
+                .values[0],
+            static_cast<float>(16777216 + 4095));
 }
 
 TEST(EvalRows, Softmax) {
@@ -300,38 +306,39 @@ TEST(EvalRows, Softmax) {
       "graph @main(%x: f64[2,T,3], %m: bool[T,3]) -> f64[2,T,3] "
       "{ %y = softmax %x, %m {scale=0.5} : f64[2,T,3] return %y }";
   const Values x = {1, 2, 3, /**/ 4, 5, -kInf, /**/ 1000, 999, 0, /**/ 7, 7, 7};
-  const Tensor y = Run(text, {F64({2, 2, 3}, x), Bool({2, 3}, {1, 1, 1, 1, 0, 1})});
+  const Tensor y = RunMain(text, {F64({2, 2, 3}, x), Bool({2, 3}, {1, 1, 1, 1, 0, 1})});
   const double h = std::exp(0.5), a = 1 + h + h * h;
   EXPECT_THAT(y.values, Pointwise(DoubleNear(1e-15), Values{1 / a, h / a, h * h / a, /**/ 1, 0, 0, /**/ h / (1 + h),
                                                             1 / (1 + h), 0, /**/ 0.5, 0, 0.5}));
 }
 
 TEST(EvalRows, SoftmaxOfAFullyMaskedRowIsZeros) {
-  EXPECT_THAT(Run("graph @main(%x: f64[2,2], %m: bool[2,1]) -> f64[2,2] { %y = softmax %x, %m : f64[2,2] return %y }",
-                  {F64({2, 2}, {1, 2, 3, 3}), Bool({2, 1}, {0, 1})})
-                  .values,
-              ElementsAre(0, 0, 0.5, 0.5));
+  EXPECT_THAT(
+      RunMain("graph @main(%x: f64[2,2], %m: bool[2,1]) -> f64[2,2] { %y = softmax %x, %m : f64[2,2] return %y }",
+              {F64({2, 2}, {1, 2, 3, 3}), Bool({2, 1}, {0, 1})})
+          .values,
+      ElementsAre(0, 0, 0.5, 0.5));
   // Only -inf masks: the most negative number does not.
   const double low = std::numeric_limits<double>::lowest();
-  EXPECT_THAT(Run("graph @main(%x: f64[2,2]) -> f64[2,2] { %y = softmax %x : f64[2,2] return %y }",
-                  {F64({2, 2}, {-kInf, -kInf, low, low})})
+  EXPECT_THAT(RunMain("graph @main(%x: f64[2,2]) -> f64[2,2] { %y = softmax %x : f64[2,2] return %y }",
+                      {F64({2, 2}, {-kInf, -kInf, low, low})})
                   .values,
               ElementsAre(0, 0, 0.5, 0.5));
 }
 
 TEST(EvalRows, Norms) {
   const Values x = Random(12, 9), gamma = Random(4, 10), beta = Random(4, 11);
-  const Tensor layer =
-      Run("graph @main(%x: f64[3,4], %g: f64[4], %b: f64[4]) -> f64[3,4] "
-          "{ %y = layer_norm %x, %g, %b {eps=0.25} : f64[3,4] return %y }",
-          {F64({3, 4}, x), F64({4}, gamma), F64({4}, beta)});
+  const Tensor layer = RunMain(
+      "graph @main(%x: f64[3,4], %g: f64[4], %b: f64[4]) -> f64[3,4] "
+      "{ %y = layer_norm %x, %g, %b {eps=0.25} : f64[3,4] return %y }",
+      {F64({3, 4}, x), F64({4}, gamma), F64({4}, beta)});
   const Tensor plain =
-      Run("graph @main(%x: f64[3,4], %g: f64[4]) -> f64[3,4] { %y = layer_norm %x, %g : f64[3,4] return %y }",
-          {F64({3, 4}, x), F64({4}, gamma)});
-  const Tensor rms =
-      Run("graph @main(%x: f64[3,4], %g: f64[4]) -> f64[3,4] "
-          "{ %y = rms_norm %x, %g {eps=0.25} : f64[3,4] return %y }",
-          {F64({3, 4}, x), F64({4}, gamma)});
+      RunMain("graph @main(%x: f64[3,4], %g: f64[4]) -> f64[3,4] { %y = layer_norm %x, %g : f64[3,4] return %y }",
+              {F64({3, 4}, x), F64({4}, gamma)});
+  const Tensor rms = RunMain(
+      "graph @main(%x: f64[3,4], %g: f64[4]) -> f64[3,4] "
+      "{ %y = rms_norm %x, %g {eps=0.25} : f64[3,4] return %y }",
+      {F64({3, 4}, x), F64({4}, gamma)});
   for (size_t r = 0; r < 3; ++r) {
     double sum = 0, squares = 0;
     for (size_t i = 0; i < 4; ++i) sum += x[4 * r + i], squares += x[4 * r + i] * x[4 * r + i];
@@ -350,9 +357,9 @@ TEST(EvalProducts, Gemm) {
   const Tensor at = F32({3, 2}, {1, 4, 2, 5, 3, 6}), bt = F32({2, 3}, {1, 2, 0, 0, 1, -1});
   const auto gemm = [](const std::string& attrs, const Tensor& x, const Tensor& y) {
     const auto type = [](const Tensor& t) { return absl::StrCat("f32[", t.dims[0], ",", t.dims[1], "]"); };
-    return Run(absl::StrCat("graph @main(%a: ", type(x), ", %b: ", type(y), ") -> f32[2,2] { %y = gemm %a, %b ", attrs,
-                            " : f32[2,2] return %y }"),
-               {x, y})
+    return RunMain(absl::StrCat("graph @main(%a: ", type(x), ", %b: ", type(y), ") -> f32[2,2] { %y = gemm %a, %b ",
+                                attrs, " : f32[2,2] return %y }"),
+                   {x, y})
         .values;
   };
   EXPECT_THAT(gemm("", a, b), ElementsAre(5, -1, 14, -1));
@@ -365,10 +372,10 @@ TEST(EvalProducts, Gemm) {
 TEST(EvalProducts, GemmBatches) {
   const Values q = Random(2 * 3 * 2 * 4, 12), k = Random(2 * 5 * 4, 13), one = Random(5 * 4, 14);
   const auto run = [&](const std::string& groups, const Values& b) {
-    return Run(absl::StrCat("graph @main(%a: f64[2,3,2,4], %b: f64[", groups,
-                            ",5,4]) -> f32[2,3,2,5] "
-                            "{ %y = gemm %a, %b {trans_b=true} : f32[2,3,2,5] return %y }"),
-               {F64({2, 3, 2, 4}, q), F64({groups == "2" ? 2 : 1, 5, 4}, b)}, {.precision = Precision::kDouble});
+    return RunMain(absl::StrCat("graph @main(%a: f64[2,3,2,4], %b: f64[", groups,
+                                ",5,4]) -> f32[2,3,2,5] "
+                                "{ %y = gemm %a, %b {trans_b=true} : f32[2,3,2,5] return %y }"),
+                   {F64({2, 3, 2, 4}, q), F64({groups == "2" ? 2 : 1, 5, 4}, b)}, {.precision = Precision::kDouble});
   };
   const Tensor y = run("2", k), z = run("1", one);
   EXPECT_EQ(y.dtype, DType::kF32);
@@ -393,25 +400,25 @@ constexpr char kDot[] = R"(
 
 TEST(EvalProducts, LoopOfDotsIsGemm) {
   const Tensor q = F32({2, 3, 2, 4}, Random(48, 15)), k = F32({2, 5, 4}, Random(40, 16));
-  const Tensor loop = Run(absl::StrCat(kDot,
-                                       "graph @main(%q: f32[2,3,T,4], %k: f32[2,5,4]) -> f32[2,3,T,5] { %y = loop "
-                                       "@dot(%q, %k) {over=\"g q t s\", slices=[\"g q t .\", \"g s .\"]} : "
-                                       "f32[2,3,T,5] return %y }"),
-                          {q, k}, {.precision = Precision::kDouble});
-  const Tensor gemm =
-      Run("graph @main(%q: f32[2,3,T,4], %k: f32[2,5,4]) -> f32[2,3,T,5] "
-          "{ %y = gemm %q, %k {trans_b=true} : f32[2,3,T,5] return %y }",
-          {q, k}, {.precision = Precision::kDouble});
+  const Tensor loop = RunMain(absl::StrCat(kDot,
+                                           "graph @main(%q: f32[2,3,T,4], %k: f32[2,5,4]) -> f32[2,3,T,5] { %y = loop "
+                                           "@dot(%q, %k) {over=\"g q t s\", slices=[\"g q t .\", \"g s .\"]} : "
+                                           "f32[2,3,T,5] return %y }"),
+                              {q, k}, {.precision = Precision::kDouble});
+  const Tensor gemm = RunMain(
+      "graph @main(%q: f32[2,3,T,4], %k: f32[2,5,4]) -> f32[2,3,T,5] "
+      "{ %y = gemm %q, %k {trans_b=true} : f32[2,3,T,5] return %y }",
+      {q, k}, {.precision = Precision::kDouble});
   EXPECT_THAT(loop.values, Pointwise(DoubleEq(), gemm.values));
 }
 
 // The axis that is handed over may be any one, and letters may stand in any order.
 TEST(EvalProducts, LoopSlicesAnyAxis) {
   const Values a = Random(4 * 3, 17), b = Random(4 * 2, 18);
-  const Tensor y = Run(absl::StrCat(kDot,
-                                    "graph @main(%a: f32[4,3], %b: f32[2,4]) -> f32[2,3] { %y = loop @dot(%a, %b) "
-                                    "{over=\"i j\", slices=[\". j\", \"i .\"]} : f32[2,3] return %y }"),
-                       {F32({4, 3}, a), F32({2, 4}, b)}, {.precision = Precision::kDouble});
+  const Tensor y = RunMain(absl::StrCat(kDot,
+                                        "graph @main(%a: f32[4,3], %b: f32[2,4]) -> f32[2,3] { %y = loop @dot(%a, %b) "
+                                        "{over=\"i j\", slices=[\". j\", \"i .\"]} : f32[2,3] return %y }"),
+                           {F32({4, 3}, a), F32({2, 4}, b)}, {.precision = Precision::kDouble});
   for (size_t i = 0; i < 2; ++i) {
     for (size_t j = 0; j < 3; ++j) {
       double sum = 0;
@@ -427,8 +434,8 @@ TEST(EvalProducts, LoopRoundsInsideItsBody) {
   const std::string text = absl::StrCat(kDot,
                                         "graph @main(%a: f32[1,4]) -> f32[1] { %y = loop @dot(%a, %a) {over=\"i\", "
                                         "slices=[\"i .\", \"i .\"]} : f32[1] return %y }");
-  EXPECT_EQ(Run(text, {x}).values[0], static_cast<float>(4.0 * static_cast<float>(third * third)));
-  EXPECT_EQ(Run(text, {x}, {.precision = Precision::kDouble}).values[0], 4 * third * third);
+  EXPECT_EQ(RunMain(text, {x}).values[0], static_cast<float>(4.0 * static_cast<float>(third * third)));
+  EXPECT_EQ(RunMain(text, {x}, {.precision = Precision::kDouble}).values[0], 4 * third * third);
 }
 
 TEST(EvalProducts, KernelEvaluatesItsBody) {
@@ -452,8 +459,8 @@ TEST(EvalProducts, KernelEvaluatesItsBody) {
 TEST(EvalViews, Views) {
   const Values x = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
   const auto view = [&](const std::string& op, const std::string& type) {
-    return Run(absl::StrCat("graph @main(%x: f32[2,6]) -> ", type, " { %y = ", op, " : ", type, " return %y }"),
-               {F32({2, 6}, x)})
+    return RunMain(absl::StrCat("graph @main(%x: f32[2,6]) -> ", type, " { %y = ", op, " : ", type, " return %y }"),
+                   {F32({2, 6}, x)})
         .values;
   };
   EXPECT_THAT(view("slice %x {axis=1, first=2, len=3}", "f32[2,3]"), ElementsAre(3, 4, 5, 9, 10, 11));
@@ -464,7 +471,7 @@ TEST(EvalViews, Views) {
   EXPECT_THAT(view("repeat %x {times=2}", "f32[4,6]"),
               ElementsAre(1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 7, 8, 9, 10, 11, 12));
   const Tensor reshaped =
-      Run("graph @main(%x: f32[2,6]) -> f32[3,4] { %y = reshape %x : f32[3,4] return %y }", {F32({2, 6}, x)});
+      RunMain("graph @main(%x: f32[2,6]) -> f32[3,4] { %y = reshape %x : f32[3,4] return %y }", {F32({2, 6}, x)});
   EXPECT_EQ(reshaped.values, x);
   EXPECT_THAT(reshaped.dims, ElementsAre(3, 4));
   // Columns 1..5 are two groups of one head of width 2.
@@ -474,8 +481,8 @@ TEST(EvalViews, Views) {
 TEST(EvalViews, TransposeOfThreeAxes) {
   const Values x = Random(24, 19);
   const Tensor y =
-      Run("graph @main(%x: f32[2,3,4]) -> f32[4,2,3] { %y = transpose %x {perm=[2, 0, 1]} : f32[4,2,3] return %y }",
-          {F32({2, 3, 4}, x)});
+      RunMain("graph @main(%x: f32[2,3,4]) -> f32[4,2,3] { %y = transpose %x {perm=[2, 0, 1]} : f32[4,2,3] return %y }",
+              {F32({2, 3, 4}, x)});
   for (size_t i = 0; i < 2; ++i) {
     for (size_t j = 0; j < 3; ++j) {
       for (size_t k = 0; k < 4; ++k) EXPECT_EQ(y.values[(k * 2 + i) * 3 + j], x[(i * 3 + j) * 4 + k]);
@@ -485,9 +492,9 @@ TEST(EvalViews, TransposeOfThreeAxes) {
 
 TEST(EvalViews, MergeHeadsIsTheOppositeOfHeads) {
   const Values x = Random(3 * 12, 20);
-  EXPECT_EQ(Run("graph @main(%x: f32[3,12]) -> f32[3,12] { %h = heads %x {groups=2} : f32[2,3,3,2] "
-                "%y = merge_heads %h : f32[3,12] return %y }",
-                {F32({3, 12}, x)})
+  EXPECT_EQ(RunMain("graph @main(%x: f32[3,12]) -> f32[3,12] { %h = heads %x {groups=2} : f32[2,3,3,2] "
+                    "%y = merge_heads %h : f32[3,12] return %y }",
+                    {F32({3, 12}, x)})
                 .values,
             x);
 }
@@ -496,7 +503,7 @@ TEST(EvalViews, Take) {
   const std::string text =
       "graph @main(%t: f32[3,2], %r: i32[T]) -> f32[T,2] { %y = take %t, %r : f32[T,2] return %y }";
   const Tensor table = F32({3, 2}, {1, 2, 3, 4, 5, 6});
-  EXPECT_THAT(Run(text, {table, I32({2, 0, 2})}).values, ElementsAre(5, 6, 1, 2, 5, 6));
+  EXPECT_THAT(RunMain(text, {table, I32({2, 0, 2})}).values, ElementsAre(5, 6, 1, 2, 5, 6));
   for (double row : {3.0, -1.0, kNan}) {
     EXPECT_THAT(Message(TryRun(text, {table, I32({0, row})}).status()), HasSubstr("is outside 0..2"));
   }
