@@ -18,12 +18,22 @@ void* Allocate(size_t size, size_t alignment) {
 
 }  // namespace
 
-// The array and nothrow forms call these.
+// All forms, since a sanitizer brings its own of each.
 void* operator new(size_t size) { return Allocate(size, 0); }
+void* operator new[](size_t size) { return Allocate(size, 0); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return Allocate(size, 0); }
+void* operator new[](size_t size, const std::nothrow_t&) noexcept { return Allocate(size, 0); }
 void* operator new(size_t size, std::align_val_t alignment) { return Allocate(size, static_cast<size_t>(alignment)); }
+void* operator new[](size_t size, std::align_val_t alignment) { return Allocate(size, static_cast<size_t>(alignment)); }
 void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
 
 size_t sinter::HeapAllocations() { return allocations.load(std::memory_order_relaxed); }
