@@ -38,6 +38,8 @@ struct PassInfo {
 
 absl::Span<const PassInfo> AllPasses();
 const PassInfo* FindPass(absl::string_view name);
+// The named pipelines, in the order of their rows.
+std::vector<absl::string_view> PipelineNames();
 // The text of a named pipeline ("O2"); nullptr when there is none.
 const char* FindPipeline(absl::string_view name);
 
