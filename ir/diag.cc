@@ -31,8 +31,8 @@ absl::Status ErrorInText(absl::string_view text, absl::string_view file_name, si
   const absl::string_view left = text.substr(shown, offset - shown);
   const size_t indent = left.size() - static_cast<size_t>(std::count_if(left.begin(), left.end(), IsContinuation));
 
-  return absl::InvalidArgumentError(absl::StrCat(file_name, ":", line, ":", offset - begin + 1, ": ", message,
-                                                 "\n    ", excerpt, "\n    ", std::string(indent, ' '), "^"));
+  return absl::InvalidArgumentError(absl::StrCat(file_name, ":", line, ":", offset - begin + 1, ": ", message, "\n    ",
+                                                 excerpt, "\n    ", std::string(indent, ' '), "^"));
 }
 
 }  // namespace sinter

@@ -20,21 +20,14 @@ constexpr absl::Status (*kInfer[])(InferContext&) = {
 #undef OP
 };
 
-struct ClassRow {
-  OperandClass cls;
-  absl::string_view what;
-  bool (*accepts)(const Type& type);
-};
-
-// By OperandClass. A list of any class takes states too (the operands of a kernel); Infer of the op says more.
-constexpr ClassRow kClasses[] = {
-    {OperandClass::kAny, "a tensor", [](const Type& t) { return !t.state; }},
-    {OperandClass::kFloat, "a float tensor", [](const Type& t) { return !t.state && IsFloat(t.dtype); }},
-    {OperandClass::kInt, "an integer tensor", [](const Type& t) { return !t.state && IsInt(t.dtype); }},
-    {OperandClass::kNumber, "a float or integer tensor",
-     [](const Type& t) { return !t.state && (IsFloat(t.dtype) || IsInt(t.dtype)); }},
-    {OperandClass::kBool, "a bool tensor", [](const Type& t) { return !t.state && t.dtype == DType::kBool; }},
-    {OperandClass::kState, "a state", [](const Type& t) { return t.state; }},
+// By OperandClass.
+constexpr bool (*kAccepts[])(const Type&) = {
+    [](const Type& t) { return !t.state; },
+    [](const Type& t) { return !t.state && IsFloat(t.dtype); },
+    [](const Type& t) { return !t.state && IsInt(t.dtype); },
+    [](const Type& t) { return !t.state && (IsFloat(t.dtype) || IsInt(t.dtype)); },
+    [](const Type& t) { return !t.state && t.dtype == DType::kBool; },
+    [](const Type& t) { return t.state; },
 };
 
 absl::Status CheckOperands(const InferContext& ctx) {
@@ -58,10 +51,10 @@ absl::Status CheckOperands(const InferContext& ctx) {
     if (source.valid() && ctx.graph.op(source).erased) {
       return ctx.Error("operand-count", def.name, ": operand ", row.name, " is the result of an op that was erased");
     }
-    const ClassRow& cls = kClasses[static_cast<size_t>(row.cls)];
-    if (!cls.accepts(ctx.type(operands[i])) && !row.list) {
-      return ctx.Error("operand-class", def.name, ": expected ", cls.what, " for operand ", row.name, "; found ",
-                       Show(ctx, operands[i]));
+    // A list takes states too, the operands of a kernel; Infer of the op says more.
+    if (!row.list && !kAccepts[static_cast<size_t>(row.cls)](ctx.type(operands[i]))) {
+      return ctx.Error("operand-class", def.name, ": expected ", OperandClassName(row.cls), " for operand ", row.name,
+                       "; found ", Show(ctx, operands[i]));
     }
   }
   return absl::OkStatus();

@@ -1,7 +1,7 @@
 // Tokens of `.sir` text, one at a time and without copying: a token is a place in the text.
 //
-// Called by the reader. Blanks and `//` comments separate tokens. A byte that starts no token, a string or a name without
-// its end, is a token of kind kError, whose `text` is where it starts and whose `message` says what is wrong.
+// Called by the reader. Blanks and `//` comments separate tokens. A byte that starts no token, a string or a name
+// without its end, is a token of kind kError, whose `text` is where it starts and whose `message` says what is wrong.
 #pragma once
 
 #include <cstddef>

@@ -40,6 +40,10 @@ const std::vector<OpDef>& Table() {
 
 constexpr absl::string_view kStageNames[] = {"graph", "kernels", "planned"};
 
+// By OperandClass.
+constexpr absl::string_view kOperandClassNames[] = {
+    "a tensor", "a float tensor", "an integer tensor", "a float or integer tensor", "a bool tensor", "a state"};
+
 // By the index of the alternative in Attr.
 constexpr absl::string_view kAttrTypeNames[] = {
     "an integer", "a number",           "true or false",     "a string",         "a dim",
@@ -64,6 +68,8 @@ std::optional<OpKind> ParseOpKind(absl::string_view mnemonic) {
   if (it == kByName->end()) return std::nullopt;
   return it->second;
 }
+
+absl::string_view OperandClassName(OperandClass cls) { return kOperandClassNames[static_cast<size_t>(cls)]; }
 
 absl::string_view AttrTypeName(const Attr& attr) { return kAttrTypeNames[attr.index()]; }
 

@@ -55,7 +55,8 @@ std::string AttrNames(const OpDef& def) {
   for (const AttrDef& attr : def.attrs) {
     if (!attr.positional) names.push_back(attr.name);
   }
-  return names.empty() ? absl::StrCat(def.name, " has none") : absl::StrCat(def.name, " has ", absl::StrJoin(names, ", "));
+  return names.empty() ? absl::StrCat(def.name, " has none")
+                       : absl::StrCat(def.name, " has ", absl::StrJoin(names, ", "));
 }
 
 // Reads a module in two passes over its graphs: the first makes them by name and notes which graphs each one names, the
@@ -70,7 +71,6 @@ class Parser {
   struct Pending {
     Token name;
     size_t offset = 0;        // of the text after the name
-    GraphId id;
     std::vector<Token> refs;  // graphs that it names
   };
   struct Result {
@@ -86,7 +86,7 @@ class Parser {
   absl::Status ParseWeights();
   absl::Status ScanGraph();
   absl::Status ParseGraphs();
-  absl::Status ParseGraph(const Pending& pending);
+  absl::Status ParseGraph(GraphId id);
   absl::StatusOr<std::vector<std::pair<Type, std::optional<Address>>>> ParseSignatureResults();
   absl::Status ParseParams();
   absl::Status ParseOp();
@@ -99,8 +99,8 @@ class Parser {
   Reader in_;
   std::string file_name_;
   std::unique_ptr<Module> module_;
-  std::vector<Pending> pending_;
-  absl::flat_hash_map<std::string, size_t> graph_index_;  // into pending_
+  std::vector<Pending> pending_;  // by GraphId, which a new module counts from 0
+  GraphNames graphs_;
   Graph* graph_ = nullptr;
   absl::flat_hash_map<std::string, ValueId> values_;  // of *graph_
 };
@@ -191,11 +191,12 @@ absl::Status Parser::ParseWeights() {
 absl::Status Parser::ScanGraph() {
   Pending pending{.name = in_.token()};
   SINTER_ASSIGN_OR_RETURN(const std::string name, in_.Name(TokenKind::kGraphName, "the graph's @name"));
-  if (!graph_index_.emplace(name, pending_.size()).second) {
-    return in_.Error(pending.name, absl::StrCat("graph @", name, " is defined twice"));
+  if (pending_.size() == text_limits::kGraphs) {
+    return in_.Error(pending.name, absl::StrCat("expected at most ", text_limits::kGraphs, " graphs"));
   }
+  if (graphs_.contains(name)) return in_.Error(pending.name, absl::StrCat("graph @", name, " is defined twice"));
+  graphs_.emplace(name, module_->AddGraph(name).id());
   pending.offset = in_.token().offset;
-  pending.id = module_->AddGraph(name).id();
   bool returned = false;
   while (!in_.At(TokenKind::kEnd) && !in_.At("graph")) {
     if (in_.At(TokenKind::kError)) return in_.Expected("a token");
@@ -220,30 +221,30 @@ absl::Status Parser::ParseGraphs() {
       auto& [index, next] = stack.back();
       marks[index] = Mark::kOpen;
       if (next == pending_[index].refs.size()) {
-        SINTER_RETURN_IF_ERROR(ParseGraph(pending_[index]));
+        SINTER_RETURN_IF_ERROR(ParseGraph(GraphId{static_cast<uint32_t>(index)}));
         marks[index] = Mark::kDone;
         stack.pop_back();
         continue;
       }
       const Token& ref = pending_[index].refs[next++];
       SINTER_ASSIGN_OR_RETURN(const std::string name, in_.NameIn(ref));
-      const auto found = graph_index_.find(name);
-      if (found == graph_index_.end()) continue;  // the op that names it says so
-      if (marks[found->second] == Mark::kOpen) {
+      const auto found = graphs_.find(name);
+      if (found == graphs_.end()) continue;  // the op that names it says so
+      const size_t body = found->second.value;
+      if (marks[body] == Mark::kOpen) {
         return in_.Error(ref, absl::StrCat("graph @", name, " names itself, directly or through others"));
       }
-      if (marks[found->second] == Mark::kNew) stack.emplace_back(found->second, 0);
+      if (marks[body] == Mark::kNew) stack.emplace_back(body, 0);
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status Parser::ParseGraph(const Pending& pending) {
-  graph_ = &module_->graph(pending.id);
+absl::Status Parser::ParseGraph(GraphId graph) {
+  graph_ = &module_->graph(graph);
   values_.clear();
-  in_.Seek(pending.offset);
+  in_.Seek(pending_[graph.value].offset);
   SINTER_RETURN_IF_ERROR(ParseParams());
-  const Token arrow = in_.token();
   SINTER_ASSIGN_OR_RETURN(const auto signature, ParseSignatureResults());
   SINTER_RETURN_IF_ERROR(in_.Expect("{"));
   while (in_.At(TokenKind::kValueName)) SINTER_RETURN_IF_ERROR(ParseOp());
@@ -323,7 +324,8 @@ absl::StatusOr<ValueId> Parser::ParseUse() {
   const Token at = in_.token();
   SINTER_ASSIGN_OR_RETURN(const std::string name, in_.Name(TokenKind::kValueName, "a value"));
   const auto found = values_.find(name);
-  if (found == values_.end()) return in_.Error(at, absl::StrCat("no value is called ", at.text.substr(0, 40), " so far"));
+  if (found == values_.end())
+    return in_.Error(at, absl::StrCat("no value is called ", at.text.substr(0, 40), " so far"));
   return found->second;
 }
 
@@ -395,7 +397,7 @@ absl::Status Parser::ParseOp() {
 absl::Status Parser::ParsePositional(const OpDef& def, OpFields& fields, bool& parenthesized) {
   for (size_t i = 0; i < def.attrs.size(); ++i) {
     if (!def.attrs[i].positional) continue;
-    SINTER_ASSIGN_OR_RETURN(fields.attrs[i], in_.AttrLike(def.attrs[i].default_value, *module_));
+    SINTER_ASSIGN_OR_RETURN(fields.attrs[i], in_.AttrLike(def.attrs[i].default_value, module_->dims, graphs_));
     parenthesized = parenthesized || std::holds_alternative<GraphRef>(fields.attrs[i]);
   }
   return absl::OkStatus();
@@ -425,8 +427,8 @@ absl::Status Parser::ParseOperands(const OpDef& def, bool parenthesized, OpField
     more = in_.Accept(",");
   }
   while (!fields.operands.empty() && !fields.operands.back().valid()) fields.operands.pop_back();
-  const size_t least = static_cast<size_t>(std::count_if(
-      def.operands.begin(), def.operands.end(), [](const OperandDef& o) { return !o.optional && !o.list; }));
+  const size_t least = static_cast<size_t>(std::count_if(def.operands.begin(), def.operands.end(),
+                                                         [](const OperandDef& o) { return !o.optional && !o.list; }));
   if (fields.operands.size() < least) {
     return in_.Error(begin, absl::StrCat("expected the operands of ", def.name, ", ", OperandNames(def), "; found ",
                                          fields.operands.size()));
@@ -449,7 +451,7 @@ absl::Status Parser::ParseAttrs(const OpDef& def, OpFields& fields) {
     if (seen[index]) return in_.Error(at, absl::StrCat("attribute ", name, " is given twice"));
     seen[index] = true;
     SINTER_RETURN_IF_ERROR(in_.Expect("="));
-    SINTER_ASSIGN_OR_RETURN(fields.attrs[index], in_.AttrLike(attr->default_value, *module_));
+    SINTER_ASSIGN_OR_RETURN(fields.attrs[index], in_.AttrLike(attr->default_value, module_->dims, graphs_));
   } while (in_.Accept(","));
   return in_.At("}") ? in_.Expect("}") : in_.Expected("',' or '}'");
 }

@@ -101,7 +101,7 @@ absl::StatusOr<double> Reader::Double() {
 absl::StatusOr<DimExpr> Reader::DimTerm(const DimTable& dims, bool negative) {
   DimExpr term(1);
   for (size_t factors = 0;; ++factors) {
-    if (factors == text_limits::kDimTerms) return Error(token_, "this dim has too many factors");
+    if (factors == text_limits::kDimFactors) return Error(token_, "this dim has too many factors");
     const Token at = token_;
     if (At(TokenKind::kNumber)) {
       SINTER_ASSIGN_OR_RETURN(const int64_t number, Digits(negative));
@@ -156,7 +156,7 @@ absl::StatusOr<Type> Reader::TypeOf(const DimTable& dims) {
 }
 
 template <typename T>
-absl::Status Reader::Read(T& out, const Module& module) {
+absl::Status Reader::Read(T& out, const DimTable& dims, const GraphNames& graphs) {
   if constexpr (std::is_same_v<T, int64_t>) {
     SINTER_ASSIGN_OR_RETURN(out, Integer());
   } else if constexpr (std::is_same_v<T, double>) {
@@ -168,20 +168,20 @@ absl::Status Reader::Read(T& out, const Module& module) {
   } else if constexpr (std::is_same_v<T, std::string>) {
     SINTER_ASSIGN_OR_RETURN(out, String("a string"));
   } else if constexpr (std::is_same_v<T, DimExpr>) {
-    SINTER_ASSIGN_OR_RETURN(out, Dim(module.dims));
+    SINTER_ASSIGN_OR_RETURN(out, Dim(dims));
   } else {
     static_assert(std::is_same_v<T, GraphRef>);
     const Token at = token_;
     SINTER_ASSIGN_OR_RETURN(const std::string name, Name(TokenKind::kGraphName, "a graph"));
-    const Graph* graph = module.FindGraph(name);
-    if (graph == nullptr) return Error(at, absl::StrCat("no graph is called ", at.text.substr(0, 40)));
-    out.id = graph->id();
+    const auto found = graphs.find(name);
+    if (found == graphs.end()) return Error(at, absl::StrCat("no graph is called ", at.text.substr(0, 40)));
+    out.id = found->second;
   }
   return absl::OkStatus();
 }
 
 template <typename T>
-absl::Status Reader::Read(std::vector<T>& out, const Module& module) {
+absl::Status Reader::Read(std::vector<T>& out, const DimTable& dims, const GraphNames& graphs) {
   out.clear();
   SINTER_RETURN_IF_ERROR(Expect("["));
   if (Accept("]")) return absl::OkStatus();
@@ -190,14 +190,14 @@ absl::Status Reader::Read(std::vector<T>& out, const Module& module) {
       return Error(token_, absl::StrCat("expected at most ", text_limits::kListValues, " values in a list"));
     }
     out.emplace_back();
-    SINTER_RETURN_IF_ERROR(Read(out.back(), module));
+    SINTER_RETURN_IF_ERROR(Read(out.back(), dims, graphs));
   } while (Accept(","));
   return At("]") ? Expect("]") : Expected("',' or ']'");
 }
 
-absl::StatusOr<Attr> Reader::AttrLike(const Attr& like, const Module& module) {
+absl::StatusOr<Attr> Reader::AttrLike(const Attr& like, const DimTable& dims, const GraphNames& graphs) {
   Attr attr = like;
-  SINTER_RETURN_IF_ERROR(std::visit([&](auto& value) { return Read(value, module); }, attr));
+  SINTER_RETURN_IF_ERROR(std::visit([&](auto& value) { return Read(value, dims, graphs); }, attr));
   return attr;
 }
 

@@ -1,13 +1,14 @@
 // Reads the small parts of `.sir` text: names, numbers, strings, dims, types, attribute values, addresses.
 //
-// Called by the parser, which holds one Reader over a text. A reader stands at a token; what a function reads is consumed.
-// Everything is bounded (text_limits), so that hostile text costs time and memory in proportion to its length. Errors are
-// ErrorInText at the token: "expected X; found Y".
+// Called by the parser, which holds one Reader over a text. A reader stands at a token; what a function reads is
+// consumed. Everything is bounded (text_limits), so that hostile text costs time and memory in proportion to its
+// length. Errors are ErrorInText at the token: "expected X; found Y".
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -22,8 +23,12 @@ inline constexpr size_t kNumberBytes = 512;
 inline constexpr size_t kListValues = size_t{1} << 20;  // of an attribute
 inline constexpr size_t kOperands = 4096;               // of one op; also parameters and results of a graph
 inline constexpr size_t kDimSymbols = 64;               // of a module
-inline constexpr size_t kDimTerms = 16;                 // of one dim; also factors of a term
+inline constexpr size_t kDimTerms = 64;                 // of one dim
+inline constexpr size_t kDimFactors = 9;                // of one term
+inline constexpr size_t kGraphs = size_t{1} << 14;      // of a module
 }  // namespace text_limits
+
+using GraphNames = absl::flat_hash_map<std::string, GraphId>;
 
 class Reader {
  public:
@@ -56,16 +61,16 @@ class Reader {
   absl::StatusOr<double> Double();
   absl::StatusOr<DimExpr> Dim(const DimTable& dims);
   absl::StatusOr<Type> TypeOf(const DimTable& dims);
-  // A value of the type that `like` holds; graphs are found in `module` by name.
-  absl::StatusOr<Attr> AttrLike(const Attr& like, const Module& module);
+  // A value of the type that `like` holds.
+  absl::StatusOr<Attr> AttrLike(const Attr& like, const DimTable& dims, const GraphNames& graphs);
   // `@space+at`; reads nothing when no @ follows.
   absl::StatusOr<std::optional<Address>> OptionalAddress();
 
  private:
   template <typename T>
-  absl::Status Read(T& out, const Module& module);
+  absl::Status Read(T& out, const DimTable& dims, const GraphNames& graphs);
   template <typename T>
-  absl::Status Read(std::vector<T>& out, const Module& module);
+  absl::Status Read(std::vector<T>& out, const DimTable& dims, const GraphNames& graphs);
   absl::StatusOr<DimExpr> DimTerm(const DimTable& dims, bool negative);
   absl::StatusOr<int64_t> Digits(bool negative);
 
