@@ -1,7 +1,8 @@
 // canonicalize: each op in its simplest form, until nothing changes.
 //
-// Rows of kSimplifications say what the result of an op equals; constants of at most kMaxFolded elements are computed by the evaluator;
-// ops that say the same of the same operands are shared; what nobody uses is erased. Nothing touches a state.
+// Rows of kSimplifications say what the result of an op equals; constants of at most kMaxFolded elements are computed
+// by the evaluator; ops that say the same of the same operands are shared; what nobody uses is erased. Nothing touches
+// a state.
 #include <algorithm>
 
 #include "absl/base/casts.h"
@@ -18,12 +19,14 @@ namespace {
 
 constexpr int64_t kMaxFolded = 64;
 
-// What the one result of the op equals: a value of the graph, perhaps made by an op added before it; None: nothing simpler is known.
+// What the one result of the op equals: a value of the graph, perhaps made by an op added before it; None: nothing
+// simpler is known.
 using Simplification = absl::StatusOr<ValueId> (*)(Graph&, OpId);
 
 bool IsSplat(const Graph& graph, ValueId value, double number) {
   const auto constant = graph.DefAs<ops::Constant>(value);
-  return constant && std::all_of(constant->values.begin(), constant->values.end(), [&](double v) { return v == number; });
+  return constant &&
+         std::all_of(constant->values.begin(), constant->values.end(), [&](double v) { return v == number; });
 }
 
 // x op neutral -> x. Types must agree: the constant may be what gives the result its shape.
@@ -90,11 +93,11 @@ struct Row {
 };
 
 constexpr Row kSimplifications[] = {
-    {OpKind::kMul, SimplifyMul},           {OpKind::kDiv, SimplifyDiv},
-    {OpKind::kAdd, SimplifyAdd},           {OpKind::kSub, SimplifySub},
-    {OpKind::kNeg, SimplifyNeg},           {OpKind::kConvert, SimplifySameType},
-    {OpKind::kSlice, SimplifySameType},    {OpKind::kRepeat, SimplifySameType},
-    {OpKind::kReshape, SimplifyReshape},   {OpKind::kTranspose, SimplifyTranspose},
+    {OpKind::kMul, SimplifyMul},         {OpKind::kDiv, SimplifyDiv},
+    {OpKind::kAdd, SimplifyAdd},         {OpKind::kSub, SimplifySub},
+    {OpKind::kNeg, SimplifyNeg},         {OpKind::kConvert, SimplifySameType},
+    {OpKind::kSlice, SimplifySameType},  {OpKind::kRepeat, SimplifySameType},
+    {OpKind::kReshape, SimplifyReshape}, {OpKind::kTranspose, SimplifyTranspose},
 };
 
 bool IsSmall(const Type& type) {
@@ -119,7 +122,8 @@ bool CanFold(const Graph& graph, const OpData& op) {
   });
 }
 
-// The op over constants as a constant, computed in a graph of its own; None when it has no value (an index outside its table) or NaN.
+// The op over constants as a constant, computed in a graph of its own; None when it has no value (an index outside its
+// table) or NaN.
 absl::StatusOr<ValueId> Fold(Graph& graph, OpId id) {
   const OpData& op = graph.op(id);
   if (!CanFold(graph, op)) return ValueId::None();

@@ -66,8 +66,8 @@ absl::StatusOr<DimValues> ChooseDims(const DimTable& dims) {
       }
     }
     if (!reduced) {
-      return absl::UnimplementedError(absl::StrCat("no small dims satisfy bound ", dims.ToString(broken->expr),
-                                                   " <= ", broken->max));
+      return absl::UnimplementedError(
+          absl::StrCat("no small dims satisfy bound ", dims.ToString(broken->expr), " <= ", broken->max));
     }
   }
   return values;
@@ -169,7 +169,8 @@ WeightReader RandomWeights(std::initializer_list<const Module*> modules) {
     for (GraphId id : module->graphs()) {
       const Graph& graph = module->graph(id);
       for (OpId op : graph.order()) {
-        if (const auto weight = graph.As<ops::Weight>(op)) types.emplace(weight->name, graph.type(graph.op(op).results[0]));
+        if (const auto weight = graph.As<ops::Weight>(op))
+          types.emplace(weight->name, graph.type(graph.op(op).results[0]));
       }
     }
   }
@@ -212,7 +213,6 @@ std::string Difference(const Tensor& before, const Tensor& after) {
   return "";
 }
 
-
 // The values of a run that differ first, by name; for the message alone.
 std::string FirstDifference(const Graph& before, const Graph& after, const std::vector<Tensor>& args,
                             const EvalOptions& options, const DimValues& dims_before, const DimValues& dims_after) {
@@ -225,13 +225,15 @@ std::string FirstDifference(const Graph& before, const Graph& after, const std::
     const auto old = seen.find(after.value(id).name);
     if (!first.empty() || old == seen.end() || old->second.dims != tensor.dims) return;
     const std::string difference = Difference(old->second, tensor);
-    if (!difference.empty()) first = absl::StrCat("; the first that differs is %", after.value(id).name, ": ", difference);
+    if (!difference.empty())
+      first = absl::StrCat("; the first that differs is %", after.value(id).name, ": ", difference);
   };
   if (!Evaluate(after, args, observing, dims_after).ok()) return "";
   return first;
 }
 
-// The dims of `before` when it gets arguments of the shapes in `args`: its own symbols from them, all others from `dims`.
+// The dims of `before` when it gets arguments of the shapes in `args`: its own symbols from them, all others from
+// `dims`.
 DimValues DimsFor(const Graph& before, const std::vector<Tensor>& args, DimValues dims) {
   for (size_t i = 0; i < args.size(); ++i) {
     const Dims& expected = before.type(before.params()[i]).dims;
@@ -282,7 +284,8 @@ absl::Status CheckSameMeaning(const Module& before, const Module& after, const W
   for (GraphId id : after.entries()) {
     const Graph& entry = after.graph(id);
     const Graph* old = EntryBefore(before, entry.name());
-    if (old == nullptr) return absl::AbortedError(absl::StrCat("@", entry.name(), " is an entry that was not there before"));
+    if (old == nullptr)
+      return absl::AbortedError(absl::StrCat("@", entry.name(), " is an entry that was not there before"));
     SINTER_RETURN_IF_ERROR(CompareEntries(*old, entry, options));
   }
   for (GraphId id : before.entries()) {

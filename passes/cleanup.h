@@ -1,7 +1,7 @@
 // What passes do after they rewrote something: erase what nothing uses any more.
 //
-// A graph is a body because an op names it, so a body that lost its last user would become an entry. A pass that may erase
-// such an op takes Bodies() before it starts and gives them to EraseUnusedBodies() at its end.
+// A graph is a body because an op names it, so a body that lost its last user would become an entry. A pass that may
+// erase such an op takes Bodies() before it starts and gives them to EraseUnusedBodies() at its end.
 #pragma once
 
 #include "absl/container/flat_hash_set.h"

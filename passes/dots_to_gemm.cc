@@ -1,9 +1,12 @@
 // dots-to-gemm: a loop of dot products becomes one batched gemm.
 //
-// The body must be the sum of a product of its two parameters, each perhaps converted to f32 first. Then every index letter has a role:
-//   `.` is k;  a letter of both slices is batch;  a letter of a alone is m (the last one) or batch;  a letter of b alone is n.
-// The output must end in m n, with either operand as a. Axes in another order become trans_a, trans_b or transpose views; batch letters
-// that b has come first in the gemm, and a transpose view of its result restores their order. Any other loop stays as it is.
+// The body must be the sum of a product of its two parameters, each perhaps converted to f32 first. Then every index
+// letter has a role:
+//   `.` is k;  a letter of both slices is batch;  a letter of a alone is m (the last one) or batch;  a letter of b
+//   alone is n.
+// The output must end in m n, with either operand as a. Axes in another order become trans_a, trans_b or transpose
+// views; batch letters that b has come first in the gemm, and a transpose view of its result restores their order. Any
+// other loop stays as it is.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -55,7 +58,7 @@ struct Operand {
 
 struct Roles {
   Operand a, b;
-  Letters batch;  // of a, those of b first
+  Letters batch;      // of a, those of b first
   size_t shared = 0;  // how many of them b has
   std::string m, n;
 };
@@ -75,13 +78,15 @@ std::optional<Roles> Classify(const Letters& over, const Operand& a, const Opera
   return roles;
 }
 
-// The operand with its axes in the order batch.., then `row` and k as they lie, and whether they had to be named k, row.
+// The operand with its axes in the order batch.., then `row` and k as they lie, and whether they had to be named k,
+// row.
 struct Arranged {
   ValueId value;
   bool k_first = false;
 };
 
-absl::StatusOr<Arranged> Arrange(Graph& graph, OpId before, const Operand& operand, Letters batch, const std::string& row) {
+absl::StatusOr<Arranged> Arrange(Graph& graph, OpId before, const Operand& operand, Letters batch,
+                                 const std::string& row) {
   const bool k_first = IndexOf(operand.axes, ".") < IndexOf(operand.axes, row);
   Letters order = std::move(batch);
   order.push_back(k_first ? "." : row);

@@ -25,7 +25,8 @@ std::string DumpName(int number, absl::string_view what) { return absl::StrForma
 // NNN.import.sir and NNN.PASS.sir.
 bool IsDumpName(absl::string_view name) {
   const std::vector<absl::string_view> parts = absl::StrSplit(name, '.');
-  return parts.size() == 3 && parts[0].size() >= 3 && std::all_of(parts[0].begin(), parts[0].end(), absl::ascii_isdigit) &&
+  return parts.size() == 3 && parts[0].size() >= 3 &&
+         std::all_of(parts[0].begin(), parts[0].end(), absl::ascii_isdigit) &&
          (parts[1] == "import" || FindPass(parts[1]) != nullptr) && parts[2] == "sir";
 }
 
@@ -54,12 +55,13 @@ absl::Status Instruments::Start(const Module& module) {
 
 absl::Status Instruments::Check(const PassInfo& pass, bool changed, const Module& before, const Module& after) {
   if (after.stage != pass.to) {
-    return absl::InternalError(absl::StrCat("the module is at stage ", StageName(after.stage), " after pass ", pass.name,
-                                            ", which leads to stage ", StageName(pass.to)));
+    return absl::InternalError(absl::StrCat("the module is at stage ", StageName(after.stage), " after pass ",
+                                            pass.name, ", which leads to stage ", StageName(pass.to)));
   }
   if (options_.check_changed && (HashModule(before) != HashModule(after)) != changed) {
-    return absl::InternalError(changed ? absl::StrCat("pass ", pass.name, " says that it changed something, and did not")
-                                       : absl::StrCat("pass ", pass.name, " changed something, and does not say so"));
+    return absl::InternalError(changed
+                                   ? absl::StrCat("pass ", pass.name, " says that it changed something, and did not")
+                                   : absl::StrCat("pass ", pass.name, " changed something, and does not say so"));
   }
   if (!changed) return absl::OkStatus();
   if (options_.verify_each) {
@@ -68,7 +70,8 @@ absl::Status Instruments::Check(const PassInfo& pass, bool changed, const Module
   }
   if (options_.check_each) {
     const absl::Status status = CheckSameMeaning(before, after, options_.weights);
-    if (!status.ok()) return absl::Status(status.code(), absl::StrCat("after pass ", pass.name, ": ", status.message()));
+    if (!status.ok())
+      return absl::Status(status.code(), absl::StrCat("after pass ", pass.name, ": ", status.message()));
   }
   return absl::OkStatus();
 }
@@ -85,9 +88,8 @@ absl::Status Instruments::Show(const PassInfo& pass, int number, bool changed, c
 
 absl::Status Instruments::Fail(const PassInfo& pass, absl::Status status, const Module& before) {
   if (options_.repro_path.empty()) return status;
-  std::string text =
-      absl::StrCat("// RUN: ", options_.command, " ", options_.repro_path, " --passes=", pass.name,
-                   options_.check_each ? " --check-each" : "", "\n");
+  std::string text = absl::StrCat("// RUN: ", options_.command, " ", options_.repro_path, " --passes=", pass.name,
+                                  options_.check_each ? " --check-each" : "", "\n");
   for (absl::string_view line : absl::StrSplit(status.message(), '\n')) absl::StrAppend(&text, "// ", line, "\n");
   const absl::Status written = WriteFile(options_.repro_path, absl::StrCat(text, Print(before)));
   return absl::Status(status.code(),

@@ -18,8 +18,8 @@ class Instruments {
   // Makes the dump folder, clears its numbered files of earlier runs and writes 000.import.sir.
   absl::Status Start(const Module& module);
 
-  // After pass number `number` (from 1) made `after` of `before`: is what it says of itself true, is the module well formed, does it
-  // mean the same? kInternal, or kAborted when --check-each found a difference.
+  // After pass number `number` (from 1) made `after` of `before`: is what it says of itself true, is the module well
+  // formed, does it mean the same? kInternal, or kAborted when --check-each found a difference.
   absl::Status Check(const PassInfo& pass, bool changed, const Module& before, const Module& after);
 
   // Prints and dumps.

@@ -90,14 +90,15 @@ absl::StatusOr<std::vector<const PassInfo*>> Chosen(absl::Span<const PassInfo* c
       return s.pass == pass && (s.occurrence == 0 || s.occurrence == occurrence);
     });
     if (off && pass->from != pass->to) {
-      return absl::OutOfRangeError(absl::StrCat("pass ", pass->name, " cannot be disabled: the passes after it need stage ",
-                                                StageName(pass->to)));
+      return absl::OutOfRangeError(absl::StrCat(
+          "pass ", pass->name, " cannot be disabled: the passes after it need stage ", StageName(pass->to)));
     }
     if (!off && !stopped) chosen.push_back(pass);
     stopped |= stop.pass == pass && stop.occurrence == occurrence;
   }
   if (stop.pass != nullptr && !stopped) {
-    return absl::OutOfRangeError(absl::StrCat("cannot stop after ", options.stop_after, ": the pipeline does not have it"));
+    return absl::OutOfRangeError(
+        absl::StrCat("cannot stop after ", options.stop_after, ": the pipeline does not have it"));
   }
   return chosen;
 }
@@ -165,7 +166,8 @@ std::string FormatRecords(absl::Span<const PassRecord> records, bool time, bool 
     if (time) absl::StrAppendFormat(&text, " %12.3f", record.milliseconds);
     total += record.milliseconds;
   }
-  if (time) absl::StrAppendFormat(&text, "\n%-20s %-9s%s %12.3f", "total", "", stats ? std::string(26, ' ') : "", total);
+  if (time)
+    absl::StrAppendFormat(&text, "\n%-20s %-9s%s %12.3f", "total", "", stats ? std::string(26, ' ') : "", total);
   return text + "\n";
 }
 
@@ -179,7 +181,8 @@ std::string PassesMarkdown() {
     absl::StrAppend(&text, "| ", pass.name, " | ", stage, " | ", pass.doc, " |\n");
   }
   absl::StrAppend(&text, "\n| pipeline | passes |\n|---|---|\n");
-  for (absl::string_view name : PipelineNames()) absl::StrAppend(&text, "| ", name, " | `", FindPipeline(name), "` |\n");
+  for (absl::string_view name : PipelineNames())
+    absl::StrAppend(&text, "| ", name, " | `", FindPipeline(name), "` |\n");
   return text;
 }
 

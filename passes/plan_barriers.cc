@@ -1,9 +1,10 @@
 // plan-barriers: which steps must wait for all threads.
 //
-// A step waits when it touches what a step since the last barrier wrote, or overwrites (a state, in place) what one of them read. It need
-// not wait for what its own thread wrote: the share of a thread depends on the number of grains alone, so two row kernels with the same grains
-// share them out alike, and a reader whose accesses have the writer's strides over the outer axes reads only rows of its own; and all
-// steps of one grain run on one thread. A run starts synchronized.
+// A step waits when it touches what a step since the last barrier wrote, or overwrites (a state, in place) what one of
+// them read. It need not wait for what its own thread wrote: the share of a thread depends on the number of grains
+// alone, so two row kernels with the same grains share them out alike, and a reader whose accesses have the writer's
+// strides over the outer axes reads only rows of its own; and all steps of one grain run on one thread. A run starts
+// synchronized.
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"

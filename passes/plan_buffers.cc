@@ -1,8 +1,9 @@
 // plan-buffers: an address for every value of every entry.
 //
-// Time is counted in barrier epochs, not steps: between two barriers steps of different threads overlap, so a value lives from the epoch of the
-// step that writes it to the epoch of the last that reads it, both included. Values are placed by decreasing size at the lowest offset where
-// they overlap no value that lives in a common epoch. All entries use one arena, one at a time. Sizes are those of the largest dims.
+// Time is counted in barrier epochs, not steps: between two barriers steps of different threads overlap, so a value
+// lives from the epoch of the step that writes it to the epoch of the last that reads it, both included. Values are
+// placed by decreasing size at the lowest offset where they overlap no value that lives in a common epoch. All entries
+// use one arena, one at a time. Sizes are those of the largest dims.
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"
@@ -79,7 +80,7 @@ absl::Status Place(std::vector<Buffer>& buffers) {
     for (const Buffer* other : placed) {
       const bool together = buffer.first_epoch <= other->last_epoch && other->first_epoch <= buffer.last_epoch;
       if (!together) continue;
-      if (buffer.offset + buffer.bytes <= other->offset) break;  // fits before it
+      if (buffer.bytes <= other->offset - buffer.offset) break;  // fits before it
       buffer.offset = std::max(buffer.offset, other->offset + other->bytes);
     }
     SINTER_RETURN_IF_ERROR(EndOf(buffer.offset, buffer.bytes).status());
@@ -111,7 +112,8 @@ class EntryPlanner {
   void PlaceParams() {
     int64_t states = 0, inputs = 0;
     for (ValueId param : graph_.params()) {
-      graph_.SetAddress(param, graph_.type(param).state ? Address{Space::kState, states++} : Address{Space::kInput, inputs++});
+      graph_.SetAddress(param,
+                        graph_.type(param).state ? Address{Space::kState, states++} : Address{Space::kInput, inputs++});
     }
   }
 

@@ -1,7 +1,7 @@
 // specialize: beside an entry NAME for any number of tokens, an entry NAME.1 for one, over the same weights.
 //
-// T is the number of tokens in a step and L the number of rows whose logits are wanted; decoding has T = L = 1, and with numbers in their place
-// products become products with a vector.
+// T is the number of tokens in a step and L the number of rows whose logits are wanted; decoding has T = L = 1, and
+// with numbers in their place products become products with a vector.
 #include <algorithm>
 #include <string>
 
@@ -39,7 +39,8 @@ absl::StatusOr<bool> Specialize(Module& module, PassContext&) {
   for (GraphId id : module.entries()) {
     const Graph& graph = module.graph(id);
     const std::string name = absl::StrCat(graph.name(), ".1");
-    if (graph.name().find('.') != std::string::npos || !Mentions(graph, tokens) || module.FindGraph(name) != nullptr) continue;
+    if (graph.name().find('.') != std::string::npos || !Mentions(graph, tokens) || module.FindGraph(name) != nullptr)
+      continue;
     SINTER_RETURN_IF_ERROR(CloneGraph(graph, module, name, by).status());
     changed = true;
   }
