@@ -1,11 +1,12 @@
-// What this machine has: CPU features (with the operating system's consent) and the threads that the process may really use.
+// What this machine has: CPU features (with the operating system's consent) and the threads that the process may really
+// use.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace sinter {
 
@@ -18,10 +19,12 @@ std::string HostCpuName();
 
 struct ThreadBudget {
   int threads = 1;
-  std::string reason;  // "2 cores (affinity 2, cgroup quota none)"
+  std::string reason;  // "2 threads (affinity 4, physical cores 2, cgroup quota none)"
 };
 
 // min(affinity mask, floor of the cgroup CPU quota, physical cores of the fastest kind), at least 1.
 ThreadBudget DefaultThreads();
+// The same for a process that may run on `cpus`, with /proc and /sys read below `root` ("" is the machine itself).
+ThreadBudget ThreadsFor(absl::Span<const int> cpus, const std::string& root);
 
 }  // namespace sinter

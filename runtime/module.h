@@ -1,9 +1,10 @@
 // A compiled module, mapped and checked. Shared by any number of workspaces and sequences; immutable.
 //
-// Open checks, in this order: size and magic, format and ABI version, checksums of header, metadata and code, every index, offset, size and
-// type of the metadata (a module that passes can be run without another check), then CPU features with the OS bits, and only
-// then maps the chosen image executable (never writable). Errors: kInvalidArgument for a damaged or lying file, kFailedPrecondition for a
-// version or CPU that does not fit; the message names found, expected and the command that makes the module anew.
+// Open checks, in this order: size and magic, format and ABI version, checksums of header, metadata and code, every
+// index, offset, size and type of the metadata (a module that passes can be run without another check; module_check.h),
+// then CPU features with the OS bits, and only then makes the chosen image's pages of the mapping executable (never
+// writable). Errors: kInvalidArgument for a damaged or lying file, kFailedPrecondition for a version or CPU that does
+// not fit; the message names found, expected and the command that makes the module anew.
 #pragma once
 
 #include <cstdint>
@@ -33,13 +34,14 @@ struct DimSum {
 };
 
 struct LoadedStep {
-  SinterKernelFn kernel;
+  SinterKernelFn kernel;  // nullptr when opened for inspection
   bool replicated, barrier;
   struct Factor {
     DimSum expr;
     int64_t block;
   };
   std::vector<Factor> extent;
+  int64_t fixed_grains;  // when no factor has a symbol, else -1
   std::vector<fbs::Operand> operands;
   int64_t Grains(const int64_t* dims) const;
 };
@@ -62,23 +64,40 @@ struct LoadedEntry {
   std::vector<LoadedParam> inputs, outputs;
   std::vector<LoadedState> states;
   std::vector<LoadedStep> steps;
+  std::vector<uint16_t> symbols;  // that its inputs, outputs and extents use: bound in every run
+};
+
+struct LoadedDim {
+  std::string name;
+  int64_t min, max;
+};
+
+struct LoadedBound {
+  DimSum expr;
+  int64_t max;
 };
 
 class CompiledModule {
  public:
-  // target: an image's target by name, or "" for the last image in the file that the CPU can run (the compiler writes them weakest first).
-  static absl::StatusOr<std::shared_ptr<const CompiledModule>> Open(const std::string& path, absl::string_view target = "");
+  // target: an image's target by name (kNotFound when there is none such), or "" for the last image in the file that
+  // the CPU can run (the compiler writes them weakest first).
+  static absl::StatusOr<std::shared_ptr<const CompiledModule>> Open(const std::string& path,
+                                                                    absl::string_view target = "");
   static absl::StatusOr<std::shared_ptr<const CompiledModule>> FromFile(MappedFile file, absl::string_view target = "");
   // As Open, but maps no code: for inspection on a CPU that cannot run it.
   static absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenForInspection(const std::string& path);
-  ~CompiledModule();
 
   const fbs::Metadata& metadata() const { return *metadata_; }
   const std::vector<LoadedEntry>& entries() const { return entries_; }
-  // The first entry called NAME or NAME.SUFFIX whose input types can take these dims; nullptr when none fits.
-  // `dims`: values of the symbols of the metadata, in order.
+  // The first entry called NAME or NAME.SUFFIX whose input types can take these shapes; nullptr when none fits. `dims`:
+  // a value for each symbol of the metadata, in order, or -1 where unbound; the shapes bind those of the entry found.
+  // Allocates nothing.
   const LoadedEntry* FindEntry(absl::string_view name, absl::Span<const std::vector<int64_t>> input_shapes,
                                std::vector<int64_t>& dims) const;
+  // kOutOfRange unless all symbols that the entry uses are bound and all bound ones are within their ranges and joint
+  // bounds (a bound with an unbound symbol says nothing).
+  absl::Status CheckDims(const LoadedEntry& entry, absl::Span<const int64_t> dims) const;
+  const std::vector<LoadedDim>& dims() const { return dims_; }
   const uint8_t* weights() const { return weights_; }
   int64_t scratch_bytes() const { return scratch_bytes_; }
   absl::string_view target() const { return target_; }
@@ -95,8 +114,8 @@ class CompiledModule {
   MappedFile file_;
   const fbs::Metadata* metadata_ = nullptr;
   const uint8_t* weights_ = nullptr;
-  void* code_ = nullptr;  // the chosen image, read and execute
-  uint64_t code_bytes_ = 0;
+  std::vector<LoadedDim> dims_;
+  std::vector<LoadedBound> bounds_;
   std::vector<LoadedEntry> entries_;
   std::string target_;
   int64_t scratch_bytes_ = 0;
