@@ -128,6 +128,7 @@ class SpecBuilder {
     } else {
       SINTER_RETURN_IF_ERROR(Rows());
     }
+    SINTER_RETURN_IF_ERROR(CheckTypes(*spec_.row->expr));
     spec_.family = append.valid() || (moves && !computes) || (!computes && !spec_.row->reduces) ? "move"
                    : spec_.row->reduces                                                      ? "row"
                                                                                              : "map";
@@ -208,6 +209,41 @@ class SpecBuilder {
       table.strides.assign(rank, DimExpr(0));
       table.strides[rank - 1] = 1;
       row.leaves.emplace(value, std::move(table));
+    }
+    return absl::OkStatus();
+  }
+
+  // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float.
+  absl::Status CheckTypes(const Graph& expr) const {
+    for (OpId id : expr.order()) {
+      const OpData& op = expr.op(id);
+      if (op.def().Has(kView)) continue;
+      if (op.kind() == OpKind::kConstant && std::get<std::vector<double>>(op.fields.attrs[0]).size() != 1) {
+        return No("a constant of several values");
+      }
+      if (!op.def().Has(kElementwise) && !op.def().Has(kReduce)) continue;
+      if (op.kind() == OpKind::kDequantize) return No("dequantize");
+      for (ValueId v : op.fields.operands) {
+        const DType t = expr.type(v).dtype;
+        const bool mask = t == DType::kBool && op.kind() == OpKind::kSelect;
+        const bool convertible = IsInt(t) && t != DType::kI64 && op.kind() == OpKind::kConvert;
+        const bool real = IsFloat(t) && t != DType::kF64;
+        if (!mask && !convertible && !real) return No(absl::StrCat(op.def().name, " of ", Info(t).name));
+      }
+      const DType t = expr.type(op.results[0]).dtype;
+      if (!IsFloat(t) || t == DType::kF64) return No(absl::StrCat(op.def().name, " to ", Info(t).name));
+    }
+    const RowSpec& row = *spec_.row;
+    const auto plain = [](DType t) { return t == DType::kBool || IsInt(t); };
+    const auto simple = [](const DimExpr& stride) { return stride.is_one() || (stride.is_const() && stride.constant() == 0); };
+    for (const auto& [value, access] : row.leaves) {
+      if (IsQuantized(access.dtype) || access.dtype == DType::kF64) return No(absl::StrCat("elements of type ", Info(access.dtype).name));
+      const bool rope = expr.value(value).def.valid() && expr.op(expr.value(value).def).kind() == OpKind::kRope;
+      const DimExpr& stride = (rope ? row.leaves.at(expr.DefAs<ops::Rope>(value)->x) : access).strides.back();
+      if ((plain(access.dtype) && !simple(stride)) || (rope && !stride.is_one())) return No("a strided inner axis");
+    }
+    for (const RowSpec::Store& store : row.stores) {
+      if (plain(store.to.dtype) && !simple(store.to.strides.back())) return No("a strided inner axis");
     }
     return absl::OkStatus();
   }
