@@ -55,6 +55,7 @@ class GgufWriter {
   // Floats, converted to F32, F16 or BF16 with rounding to nearest even.
   GgufWriter& Tensor(const std::string& name, const std::vector<int64_t>& dims, Type type,
                      const std::vector<float>& values) {
+    EXPECT_TRUE(type == kF32 || type == kF16 || type == kBF16) << name << ": give blocks to RawTensor";
     std::string data;
     for (float value : values) {
       if (type == kF32) Put(data, value);

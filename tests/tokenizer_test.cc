@@ -18,6 +18,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/gguf_writer.h"
+#include "tests/heap_counter.h"
 
 namespace sinter {
 namespace {
@@ -297,6 +298,21 @@ TEST(Tokenizer, TypesAndScoresMayBeAbsent) {
   const Tokenizer t = Make(data);
   EXPECT_THAT(Texts(t, t.Encode("abb\n", true)), ElementsAre("<s>", S, "ab", "b", "<0x0A>"));
   EXPECT_EQ(Decode(t, t.Encode("abb\n", true), true), "abb\n");
+}
+
+TEST(Tokenizer, StreamAllocatesNothing) {
+  TokenizerData data = Vocabulary({{S, 0}, {std::string(1000, '\xff'), 0}, {std::string(999, 'a'), 0}});
+  const Tokenizer t = Make(data);
+  TokenStream stream(t, true);
+  size_t printed = 0;
+  const size_t before = HeapAllocations();
+  for (int round = 0; round < 3; ++round) {
+    for (int32_t id = 0; id < t.vocab_size(); ++id) printed += stream.Append(id).size();
+    for (int32_t id = t.vocab_size() - 1; id >= 0; --id) printed += stream.Append(id).size();
+    printed += stream.Finish().size();
+  }
+  EXPECT_EQ(HeapAllocations(), before);
+  EXPECT_GT(printed, 6 * 3999u);
 }
 
 // A million characters, where every merge makes the next possible: this never ends when a merge costs a walk.
