@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "frontend/tensor_list.h"
+#include "frontend/weights.h"
 
 namespace sinter {
 namespace {
@@ -226,7 +227,9 @@ class ConfigReader {
     // A factor alone means linear scaling, as does the older key. A factor of 0 is no factor.
     const std::string type_key = Key("rope.scaling.type");
     absl::string_view type = "linear";
-    if (gguf_.Has(type_key)) SINTER_ASSIGN_OR_RETURN(type, gguf_.GetString(type_key));
+    if (gguf_.Has(type_key)) {
+      SINTER_ASSIGN_OR_RETURN(type, gguf_.GetString(type_key));
+    }
     if (type != "none" && type != "linear") {
       unsupported_.push_back(absl::StrCat(type_key, " \"", absl::CEscape(type), "\" (supported: none, linear)"));
     }
