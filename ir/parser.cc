@@ -166,8 +166,8 @@ absl::Status Parser::ParseDim() {
 }
 
 absl::Status Parser::ParseBound() {
-  if (module_->dims.bounds().size() == text_limits::kDimSymbols) {
-    return in_.Error(in_.token(), absl::StrCat("expected at most ", text_limits::kDimSymbols, " bounds"));
+  if (module_->dims.bounds().size() == text_limits::kBounds) {
+    return in_.Error(in_.token(), absl::StrCat("expected at most ", text_limits::kBounds, " bounds"));
   }
   DimBound bound;
   SINTER_ASSIGN_OR_RETURN(bound.expr, in_.Dim(module_->dims));
@@ -288,7 +288,10 @@ absl::Status Parser::ParseParams() {
     }
     SINTER_ASSIGN_OR_RETURN(const std::string name, in_.Name(TokenKind::kValueName, "a parameter or ')'"));
     SINTER_RETURN_IF_ERROR(in_.Expect(":"));
+    const Token type_at = in_.token();
     SINTER_ASSIGN_OR_RETURN(Type type, in_.TypeOf(module_->dims));
+    const absl::StatusOr<int64_t> bytes = MaxBytes(type, module_->dims);
+    if (!bytes.ok()) return in_.Error(type_at, bytes.status().message());
     SINTER_ASSIGN_OR_RETURN(const std::optional<Address> address, in_.OptionalAddress());
     const ValueId id = graph_->AddParam(name, std::move(type));
     SINTER_RETURN_IF_ERROR(Define(at, name, id));

@@ -1,9 +1,9 @@
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <string>
 #include <vector>
 
-#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "ir/lexer.h"
@@ -42,7 +42,7 @@ struct AttrPrinter {
   std::string operator()(const std::string& value) const { return Quote(value); }
   std::string operator()(const DimExpr& value) const { return module.dims.ToString(value); }
   std::string operator()(const GraphRef& value) const {
-    return absl::c_linear_search(module.graphs(), value.id) ? Name('@', module.graph(value.id).name()) : "@<bad>";
+    return module.HasGraph(value.id) ? Name('@', module.graph(value.id).name()) : "@<bad>";
   }
   template <typename T>
   std::string operator()(const std::vector<T>& values) const {
