@@ -213,7 +213,7 @@ std::string DimTable::ToString(const DimExpr& expr) const {
   for (const DimExpr::Term& term : expr.terms()) {
     if (term.symbols.empty()) continue;
     std::vector<absl::string_view> names;
-    for (DimId id : term.symbols) names.push_back(symbols_[id].name);
+    for (DimId id : term.symbols) names.emplace_back(symbols_[id].name);
     std::sort(names.begin(), names.end());
     products.emplace_back(std::move(names), term.coefficient);
   }
@@ -229,9 +229,9 @@ std::string DimTable::ToString(const DimExpr& expr) const {
     } else if (coefficient == -1) {
       product = "-";
     }
-    for (size_t i = 0; i < names.size(); ++i) {
+    for (absl::string_view name : names) {
       if (!product.empty() && product != "-") product += '*';
-      absl::StrAppend(&product, names[i]);
+      absl::StrAppend(&product, name);
     }
     text += product;
   }

@@ -97,7 +97,7 @@ void Graph::Rename(ValueId id, std::string name) {
   values_[id].name = UniqueName(std::move(name));
 }
 
-Graph& Module::AddGraph(std::string name) {
+Graph& Module::AddGraph(const std::string& name) {
   const GraphId id{static_cast<uint32_t>(graphs_.size())};
   std::string unique = name;
   for (int next = 1; !graph_names_.emplace(unique, id).second; ++next) unique = absl::StrCat(name, "_", next);
