@@ -106,6 +106,7 @@ Graph& Module::AddGraph(const std::string& name) {
 }
 
 void Module::EraseGraph(GraphId id) {
+  if (!HasGraph(id)) return;
   graph_names_.erase(graphs_[id]->name());
   graphs_[id].reset();
 }
