@@ -372,10 +372,10 @@ TEST(EvalProducts, Gemm) {
 TEST(EvalProducts, GemmBatches) {
   const Values q = Random(2 * 3 * 2 * 4, 12), k = Random(2 * 5 * 4, 13), one = Random(5 * 4, 14);
   const auto run = [&](const std::string& groups, const Values& b) {
-    return RunMain(absl::StrCat("graph @main(%a: f64[2,3,2,4], %b: f64[", groups,
+    return RunMain(absl::StrCat("graph @main(%a: f32[2,3,2,4], %b: f32[", groups,
                                 ",5,4]) -> f32[2,3,2,5] "
                                 "{ %y = gemm %a, %b {trans_b=true} : f32[2,3,2,5] return %y }"),
-                   {F64({2, 3, 2, 4}, q), F64({groups == "2" ? 2 : 1, 5, 4}, b)}, {.precision = Precision::kDouble});
+                   {F32({2, 3, 2, 4}, q), F32({groups == "2" ? 2 : 1, 5, 4}, b)}, {.precision = Precision::kDouble});
   };
   const Tensor y = run("2", k), z = run("1", one);
   EXPECT_EQ(y.dtype, DType::kF32);
