@@ -223,7 +223,7 @@ std::string DimTable::ToString(const DimExpr& expr) const {
     if (names.empty() || (coefficient != 1 && coefficient != -1)) {
       absl::StrAppend(&product, coefficient);
     } else if (coefficient == -1) {
-      product = "-";
+      product.push_back('-');
     }
     for (size_t i = 0; i < names.size(); ++i) {
       if (!product.empty() && product != "-") product += '*';
