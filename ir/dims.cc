@@ -11,6 +11,7 @@ namespace {
 
 // A file can state any expression; past these it is poison, so that products of sums cannot grow without end.
 constexpr size_t kMaxTerms = 64, kMaxDegree = 8;
+constexpr size_t kMaxSymbols = 1024;
 
 constexpr int64_t kInt64Max = std::numeric_limits<int64_t>::max(), kInt64Min = std::numeric_limits<int64_t>::min();
 
@@ -158,6 +159,9 @@ DimExpr DimExpr::DivideExactly(const DimExpr& divisor) const {
 }
 
 absl::StatusOr<DimId> DimTable::Add(DimSymbol symbol) {
+  if (symbols_.size() == kMaxSymbols) {
+    return absl::InvalidArgumentError(absl::StrCat("expected at most ", kMaxSymbols, " dims"));
+  }
   if (Find(symbol.name).valid()) {
     return absl::InvalidArgumentError(absl::StrCat("dim ", symbol.name, " is declared twice"));
   }

@@ -182,6 +182,7 @@ class Module {
  private:
   std::string name_;
   IdMap<GraphId, std::unique_ptr<Graph>> graphs_;
+  absl::flat_hash_map<std::string, GraphId> graph_names_;  // of live graphs
 };
 
 // A copy of `from` in `module` (which may be another module with the same dims) under the name given, with dim symbols replaced

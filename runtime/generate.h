@@ -1,0 +1,58 @@
+// The token loop: a prompt goes in, tokens and their text come out one at a time. Called by `run`.
+//
+// Generate steps lazily: the last token that it emitted enters the sequence only when another is wanted, so that
+// generation can be continued by another call and costs no step whose logits nobody reads. Nothing is allocated per
+// token. Errors: those of Workspace; kOutOfRange when there is no prompt.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "runtime/sampler.h"
+#include "runtime/tokenizer.h"
+#include "runtime/workspace.h"
+
+namespace sinter {
+
+struct GenerateOptions {
+  int64_t max_tokens = 128;
+  bool ignore_end = false;  // end tokens are tokens like any other
+  bool use_cache = true;    // false: the whole text is run again for each token, as a check of the cache
+};
+
+enum class StopReason { kLength, kEndToken, kContextFull, kCaller };
+
+class Generator {
+ public:
+  // A token and the text that it completes, which may be empty; the text is valid during the call. `id` is -1 for text
+  // that was held back to the end. Returns false to stop.
+  using Emit = bool (*)(void* context, int32_t id, absl::string_view text);
+
+  // All outlive the generator. Without a tokenizer no token is an end; without a stream all text is empty.
+  Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler, const Tokenizer* tokenizer,
+            TokenStream* stream);
+
+  // Appends a prompt to the sequence.
+  absl::Status Prefill(absl::Span<const int32_t> ids);
+  // Samples and emits at most options.max_tokens. An end token is not emitted unless ignore_end is set.
+  absl::StatusOr<StopReason> Generate(const GenerateOptions& options, Emit emit, void* context);
+
+ private:
+  absl::StatusOr<StopReason> Loop(const GenerateOptions& options, Emit emit, void* context);
+  absl::Status Advance(bool use_cache);
+
+  Workspace& workspace_;
+  Sequence& sequence_;
+  Sampler& sampler_;
+  const Tokenizer* const tokenizer_;
+  TokenStream* const stream_;
+  std::vector<float> logits_;  // of the last position of the sequence
+  std::vector<int32_t> text_;  // all ids of the sequence since this generator was made
+  bool pending_ = false;       // the last id of text_ is not in the sequence yet
+};
+
+}  // namespace sinter

@@ -1,0 +1,154 @@
+#include "runtime/module.h"
+
+#include <cstring>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/checked.h"
+#include "runtime/module_check.h"
+#include "runtime/module_format.h"
+
+namespace sinter {
+namespace {
+
+constexpr int64_t kUnbound = -1;
+
+bool IsBound(const DimSum& sum, absl::Span<const int64_t> dims) {
+  for (const DimSum::Term& term : sum.terms) {
+    for (uint16_t symbol : term.symbols) {
+      if (dims[symbol] == kUnbound) return false;
+    }
+  }
+  return true;
+}
+
+// The symbol of an expression that is one symbol and nothing else; -1 for any other.
+int LoneSymbol(const DimSum& sum) {
+  const bool lone = sum.terms.size() == 1 && sum.terms[0].coefficient == 1 && sum.terms[0].symbols.size() == 1;
+  return lone ? sum.terms[0].symbols[0] : -1;
+}
+
+bool InRange(int64_t value, const LoadedDim& range) { return value >= range.min && value <= range.max; }
+
+using BoundSymbols = absl::InlinedVector<uint16_t, 32>;
+
+// Binds the symbols that stand alone in the types of the inputs, then compares every dim. `bound`: the symbols bound
+// here.
+bool Bind(const LoadedEntry& entry, absl::Span<const std::vector<int64_t>> shapes, absl::Span<const LoadedDim> ranges,
+          std::vector<int64_t>& dims, BoundSymbols& bound) {
+  if (entry.inputs.size() != shapes.size()) return false;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    if (entry.inputs[i].dims.size() != shapes[i].size()) return false;
+    for (size_t axis = 0; axis < shapes[i].size(); ++axis) {
+      const int symbol = LoneSymbol(entry.inputs[i].dims[axis]);
+      if (symbol < 0 || dims[static_cast<size_t>(symbol)] != kUnbound) continue;
+      if (!InRange(shapes[i][axis], ranges[static_cast<size_t>(symbol)])) return false;
+      dims[static_cast<size_t>(symbol)] = shapes[i][axis];
+      bound.push_back(static_cast<uint16_t>(symbol));
+    }
+  }
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    for (size_t axis = 0; axis < shapes[i].size(); ++axis) {
+      const DimSum& expr = entry.inputs[i].dims[axis];
+      if (!IsBound(expr, dims) || expr.Evaluate(dims.data()) != shapes[i][axis]) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int64_t DimSum::Evaluate(const int64_t* dims) const {
+  int64_t sum = 0;
+  for (const Term& term : terms) {
+    int64_t product = term.coefficient;
+    for (uint16_t symbol : term.symbols) product *= dims[symbol];
+    sum += product;
+  }
+  return sum;
+}
+
+int64_t LoadedStep::Grains(const int64_t* dims) const {
+  if (fixed_grains >= 0) return fixed_grains;
+  int64_t grains = 1;
+  for (const Factor& factor : extent) grains *= CeilDiv(factor.expr.Evaluate(dims), factor.block);
+  return grains;
+}
+
+const LoadedEntry* CompiledModule::FindEntry(absl::string_view name,
+                                             absl::Span<const std::vector<int64_t>> input_shapes,
+                                             std::vector<int64_t>& dims) const {
+  if (dims.size() != dims_.size()) return nullptr;
+  for (size_t i = 0; i < dims_.size(); ++i) {
+    if (dims[i] != kUnbound && !InRange(dims[i], dims_[i])) return nullptr;
+  }
+  for (const LoadedEntry& entry : entries_) {
+    const absl::string_view entry_name = entry.name;
+    if (entry_name.substr(0, name.size()) != name) continue;
+    if (entry_name.size() > name.size() && entry_name[name.size()] != '.') continue;
+    BoundSymbols bound;  // to be undone when the entry does not fit
+    if (Bind(entry, input_shapes, dims_, dims, bound)) return &entry;
+    for (uint16_t symbol : bound) dims[symbol] = kUnbound;
+  }
+  return nullptr;
+}
+
+absl::Status CompiledModule::CheckDims(const LoadedEntry& entry, absl::Span<const int64_t> dims) const {
+  if (dims.size() != dims_.size()) {
+    return absl::OutOfRangeError(absl::StrCat(dims.size(), " values for ", dims_.size(), " dims"));
+  }
+  for (uint16_t symbol : entry.symbols) {
+    if (dims[symbol] == kUnbound) {
+      return absl::OutOfRangeError(
+          absl::StrCat("entry ", Quoted(entry.name), ": dim ", dims_[symbol].name, " has no value"));
+    }
+  }
+  for (size_t i = 0; i < dims.size(); ++i) {
+    if (dims[i] == kUnbound || InRange(dims[i], dims_[i])) continue;
+    return absl::OutOfRangeError(
+        absl::StrCat("dim ", dims_[i].name, " = ", dims[i], " is not within ", dims_[i].min, "..", dims_[i].max));
+  }
+  for (size_t i = 0; i < bounds_.size(); ++i) {
+    if (!IsBound(bounds_[i].expr, dims)) continue;
+    const int64_t value = bounds_[i].expr.Evaluate(dims.data());
+    if (value <= bounds_[i].max) continue;
+    return absl::OutOfRangeError(absl::StrCat("bound ", i, " of the dims: ", value, " is more than ", bounds_[i].max));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CompiledModule::VerifyWeights() const {
+  FileHeader header;
+  std::memcpy(&header, file_.bytes().data(), sizeof header);
+  if (ChecksumOf(file_, header.weights.offset, header.weights.size) == header.weights.checksum) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path(), ": weights: their checksum does not match; make the module anew with: ",
+                   absl::CHexEscape(ViewOf(metadata_->command()))));
+}
+
+absl::StatusOr<TokenizerData> CompiledModule::tokenizer() const {
+  const fbs::Tokenizer* t = metadata_->tokenizer();
+  if (t == nullptr) return absl::UnimplementedError(absl::StrCat(path(), ": the module holds no tokenizer"));
+  const auto optional_id = [](int32_t id) { return id < 0 ? std::nullopt : std::optional<int32_t>(id); };
+  TokenizerData data;
+  data.kind = std::string(ViewOf(t->model()));
+  if (t->tokens() != nullptr) {
+    data.tokens.reserve(t->tokens()->size());
+    for (const flatbuffers::String* token : *t->tokens()) data.tokens.emplace_back(ViewOf(token));
+  }
+  if (t->scores() != nullptr) data.scores.assign(t->scores()->begin(), t->scores()->end());
+  if (t->types() != nullptr) data.types.assign(t->types()->begin(), t->types()->end());
+  data.bos = optional_id(t->bos());
+  data.eos = optional_id(t->eos());
+  data.unk = optional_id(t->unk());
+  if (t->end_of_generation() != nullptr) {
+    data.end_ids.assign(t->end_of_generation()->begin(), t->end_of_generation()->end());
+  }
+  data.add_bos = t->add_bos();
+  data.add_eos = t->add_eos();
+  data.add_space_prefix = t->add_space_prefix();
+  return data;
+}
+
+}  // namespace sinter

@@ -1,0 +1,124 @@
+// A compiled module, mapped and checked. Shared by any number of workspaces and sequences; immutable.
+//
+// Open checks, in this order: size and magic, format and ABI version, checksums of header, metadata and code, every
+// index, offset, size and type of the metadata (a module that passes can be run without another check; module_check.h),
+// then CPU features with the OS bits, and only then makes the chosen image's pages of the mapping executable (never
+// writable). Errors: kInvalidArgument for a damaged or lying file, kFailedPrecondition for a version or CPU that does
+// not fit; the message names found, expected and the command that makes the module anew.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "base/file.h"
+#include "runtime/abi.h"
+#include "runtime/module_generated.h"
+#include "runtime/tokenizer.h"
+
+namespace sinter {
+
+// An expression over dim symbols, unpacked for speed.
+struct DimSum {
+  struct Term {
+    int64_t coefficient;
+    std::vector<uint16_t> symbols;
+  };
+  std::vector<Term> terms;
+  int64_t Evaluate(const int64_t* dims) const;  // dims within their ranges: cannot overflow (checked at load)
+};
+
+struct LoadedStep {
+  SinterKernelFn kernel;  // nullptr when opened for inspection
+  bool replicated, barrier;
+  struct Factor {
+    DimSum expr;
+    int64_t block;
+  };
+  std::vector<Factor> extent;
+  int64_t fixed_grains;  // when no factor has a symbol, else -1
+  std::vector<fbs::Operand> operands;
+  int64_t Grains(const int64_t* dims) const;
+};
+
+struct LoadedParam {
+  std::string name;
+  std::string dtype;
+  int64_t elem_bytes;
+  std::vector<DimSum> dims;
+};
+
+struct LoadedState {
+  std::string name, dtype;
+  std::vector<int64_t> dims;
+  int64_t page_axis, bytes;
+};
+
+struct LoadedEntry {
+  std::string name;
+  std::vector<LoadedParam> inputs, outputs;
+  std::vector<LoadedState> states;
+  std::vector<LoadedStep> steps;
+  std::vector<uint16_t> symbols;  // that its inputs, outputs and extents use: bound in every run
+};
+
+struct LoadedDim {
+  std::string name;
+  int64_t min, max;
+};
+
+struct LoadedBound {
+  DimSum expr;
+  int64_t max;
+};
+
+class CompiledModule {
+ public:
+  // target: an image's target by name (kNotFound when there is none such), or "" for the last image in the file that
+  // the CPU can run (the compiler writes them weakest first).
+  static absl::StatusOr<std::shared_ptr<const CompiledModule>> Open(const std::string& path,
+                                                                    absl::string_view target = "");
+  static absl::StatusOr<std::shared_ptr<const CompiledModule>> FromFile(MappedFile file, absl::string_view target = "");
+  // As Open, but maps no code: for inspection on a CPU that cannot run it.
+  static absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenForInspection(const std::string& path);
+
+  const fbs::Metadata& metadata() const { return *metadata_; }
+  const std::vector<LoadedEntry>& entries() const { return entries_; }
+  // The first entry called NAME or NAME.SUFFIX whose input types can take these shapes; nullptr when none fits. `dims`:
+  // a value for each symbol of the metadata, in order, or -1 where unbound; the shapes bind those of the entry found.
+  // Allocates nothing.
+  const LoadedEntry* FindEntry(absl::string_view name, absl::Span<const std::vector<int64_t>> input_shapes,
+                               std::vector<int64_t>& dims) const;
+  // kOutOfRange unless all symbols that the entry uses are bound and all bound ones are within their ranges and joint
+  // bounds (a bound with an unbound symbol says nothing).
+  absl::Status CheckDims(const LoadedEntry& entry, absl::Span<const int64_t> dims) const;
+  const std::vector<LoadedDim>& dims() const { return dims_; }
+  const uint8_t* weights() const { return weights_; }
+  int64_t scratch_bytes() const { return scratch_bytes_; }
+  absl::string_view target() const { return target_; }
+  const std::string& path() const { return file_.path(); }
+  uint64_t file_bytes() const { return file_.bytes().size(); }
+  // Reads all of the weights and compares their checksum.
+  absl::Status VerifyWeights() const;
+  // The tokenizer's data as the file holds it; kUnimplemented when it holds none.
+  absl::StatusOr<TokenizerData> tokenizer() const;
+
+ private:
+  CompiledModule() = default;
+  friend class ModuleLoader;
+  MappedFile file_;
+  const fbs::Metadata* metadata_ = nullptr;
+  const uint8_t* weights_ = nullptr;
+  std::vector<LoadedDim> dims_;
+  std::vector<LoadedBound> bounds_;
+  std::vector<LoadedEntry> entries_;
+  std::string target_;
+  int64_t scratch_bytes_ = 0;
+};
+
+}  // namespace sinter

@@ -1,0 +1,404 @@
+#include "runtime/module_check.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/checked.h"
+#include "base/status.h"
+#include "runtime/cpu.h"
+#include "runtime/module_format.h"
+
+namespace sinter {
+namespace {
+
+constexpr int64_t kMaxValue = int64_t{1} << 60;   // of an expression
+constexpr int64_t kMaxGrains = int64_t{1} << 48;  // times kMaxThreads still fits
+constexpr int64_t kMaxMemory = int64_t{1}
+                               << 46;  // bytes of an arena or a state: the user half of the address space is 2^47
+constexpr uint64_t kAlignment = 64;
+constexpr size_t kMaxRank = 8;
+constexpr uint32_t kMaxDims = 1024, kMaxEntries = 256, kMaxImages = 64;
+// Tables of a FlatBuffer may be shared, so that a small file unpacks to a large one; a module's is at most this much
+// larger.
+constexpr uint64_t kMaxExpansion = 16;
+
+absl::Status Within(absl::string_view place, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(place, status.message()));
+}
+
+template <typename... Parts>
+absl::Status Bad(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+struct Range {
+  int64_t low = 0, high = 0;
+};
+
+template <typename T>
+bool Aligned(const flatbuffers::Vector<T>* v) {  // the verifier looks at the alignment of the length alone
+  return reinterpret_cast<uintptr_t>(v->Data()) % 8 == 0;
+}
+
+class Checker {
+ public:
+  Checker(const fbs::Metadata& m, const SectionSizes& sections) : m_(m), sections_(sections) {}
+
+  absl::Status Check() {
+    SINTER_RETURN_IF_ERROR(CheckDims());
+    SINTER_RETURN_IF_ERROR(CheckMemory("arena_bytes", m_.arena_bytes()));
+    SINTER_RETURN_IF_ERROR(CheckMemory("thread_bytes", m_.thread_bytes()));
+    if (m_.layers() < 0) return Bad("layers ", m_.layers(), " is negative");
+    if (m_.trained_context() < 0) return Bad("trained_context ", m_.trained_context(), " is negative");
+    for (uint32_t i = 0; i < m_.weights()->size(); ++i) {
+      const fbs::Weight& weight = *m_.weights()->Get(i);
+      if (absl::Status s = CheckWeight(weight); !s.ok()) {
+        return Within(absl::StrCat("weight ", i, " ", Quoted(ViewOf(weight.name())), ": "), s);
+      }
+    }
+    SINTER_RETURN_IF_ERROR(CheckImages());
+    if (m_.entries()->size() == 0) return Bad("no entries");
+    if (m_.entries()->size() > kMaxEntries) return Bad(m_.entries()->size(), " entries, more than ", kMaxEntries);
+    absl::flat_hash_set<absl::string_view> names;
+    for (const fbs::Entry* entry : *m_.entries()) {
+      const std::string place = absl::StrCat("entry ", Quoted(ViewOf(entry->name())), " ");
+      if (entry->name()->size() == 0) return Bad("an entry has no name");
+      if (!names.insert(ViewOf(entry->name())).second) return Bad(place, "stands twice");
+      if (absl::Status s = CheckEntry(*entry); !s.ok()) return Within(place, s);
+    }
+    for (const fbs::Entry* entry : *m_.entries()) SINTER_RETURN_IF_ERROR(CheckSameStates(*entry));
+    if (m_.tokenizer() != nullptr) {
+      if (absl::Status s = CheckTokenizer(*m_.tokenizer()); !s.ok()) return Within("tokenizer: ", s);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Spend(uint64_t bytes) {
+    spent_ += bytes;
+    if (spent_ <= kMaxExpansion * sections_.metadata) return absl::OkStatus();
+    return Bad("unpacks to more than ", kMaxExpansion, " times its ", sections_.metadata, " bytes");
+  }
+
+  absl::Status CheckMemory(absl::string_view what, int64_t bytes) const {
+    if (bytes >= 0 && bytes <= kMaxMemory) return absl::OkStatus();
+    return Bad(what, " ", bytes, " is not within 0..", kMaxMemory);
+  }
+
+  absl::Status CheckDims() {
+    if (m_.dims()->size() > kMaxDims) return Bad(m_.dims()->size(), " dims, more than ", kMaxDims);
+    absl::flat_hash_set<absl::string_view> names;
+    for (const fbs::Dim* dim : *m_.dims()) {
+      const std::string place = absl::StrCat("dim ", Quoted(ViewOf(dim->name())), " ");
+      if (dim->min() < 0 || dim->max() < dim->min() || dim->max() > kMaxValue) {
+        return Bad(place, "has the range ", dim->min(), "..", dim->max());
+      }
+      if (!names.insert(ViewOf(dim->name())).second) return Bad(place, "stands twice");
+    }
+    for (uint32_t i = 0; i < m_.bounds()->size(); ++i) {
+      const absl::StatusOr<Range> range = RangeOf(*m_.bounds()->Get(i)->expr());
+      if (!range.ok()) return Within(absl::StrCat("bound ", i, ": "), range.status());
+    }
+    return absl::OkStatus();
+  }
+
+  // What the expression can be when each dim is within its range. The largest sum of magnitudes is kept below
+  // kMaxValue, so that no order of evaluation overflows.
+  absl::StatusOr<Range> RangeOf(const fbs::Expr& expr) {
+    Range range;
+    if (expr.terms() == nullptr) return range;
+    int64_t magnitude = 0;
+    for (const fbs::Term* term : *expr.terms()) {
+      int64_t low = 1, high = 1;
+      std::optional<int64_t> bound = term->coefficient() < 0 ? CheckedMul<int64_t>(term->coefficient(), -1)
+                                                             : std::optional<int64_t>(term->coefficient());
+      if (term->symbols() != nullptr) {
+        SINTER_RETURN_IF_ERROR(Spend(term->symbols()->size() * sizeof(uint16_t)));
+        for (uint16_t symbol : *term->symbols()) {
+          if (symbol >= m_.dims()->size()) return Bad("dim ", symbol, " of ", m_.dims()->size());
+          const fbs::Dim& dim = *m_.dims()->Get(symbol);
+          if (bound) bound = CheckedMul(*bound, std::max<int64_t>(1, dim.max()));
+          if (!bound) break;
+          low *= dim.min();
+          high *= dim.max();
+        }
+      }
+      if (bound) bound = CheckedAdd(magnitude, *bound);
+      if (!bound || *bound > kMaxValue) return Bad("an expression can pass ", kMaxValue);
+      magnitude = *bound;
+      low *= term->coefficient();
+      high *= term->coefficient();
+      range.low += std::min(low, high);
+      range.high += std::max(low, high);
+    }
+    return range;
+  }
+
+  absl::Status CheckWeight(const fbs::Weight& weight) {
+    if (!FindElementType(ViewOf(weight.dtype()))) return Bad("unknown element type ", Quoted(ViewOf(weight.dtype())));
+    if (weight.dims()->size() > kMaxRank || !Aligned(weight.dims())) return Bad("dims are malformed");
+    for (int64_t dim : *weight.dims()) {
+      if (dim < 0 || dim > kMaxValue) return Bad("dim ", dim, " is not within 0..", kMaxValue);
+    }
+    if (weight.offset() % kAlignment != 0) return Bad("offset ", weight.offset(), " is not a multiple of ", kAlignment);
+    if (weight.offset() > sections_.weights || weight.bytes() > sections_.weights - weight.offset()) {
+      return Bad("bytes [", weight.offset(), ", +", weight.bytes(), ") are past the weights section's ",
+                 sections_.weights, " bytes");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckImages() {
+    if (m_.images()->size() == 0) return Bad("no code images");
+    if (m_.images()->size() > kMaxImages) return Bad(m_.images()->size(), " code images, more than ", kMaxImages);
+    absl::flat_hash_set<absl::string_view> targets;
+    for (const fbs::Image* image : *m_.images()) {
+      const std::string place = absl::StrCat("image ", Quoted(ViewOf(image->target())), ": ");
+      if (!targets.insert(ViewOf(image->target())).second) return Bad(place, "stands twice");
+      if (absl::Status s = CheckImage(*image); !s.ok()) return Within(place, s);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckImage(const fbs::Image& image) {
+    if (image.offset() % kModulePage != 0) return Bad("offset ", image.offset(), " is not a multiple of ", kModulePage);
+    if (image.offset() > sections_.code || image.size() > sections_.code - image.offset()) {
+      return Bad("bytes [", image.offset(), ", +", image.size(), ") are past the code section's ", sections_.code,
+                 " bytes");
+    }
+    // Images share no page, so that mapping one makes nothing of another executable.
+    for (const fbs::Image* other : *m_.images()) {
+      if (other == &image) break;
+      const uint64_t end = *CheckedAlign(image.offset() + image.size(), kModulePage);
+      const uint64_t other_end = *CheckedAlign(other->offset() + other->size(), kModulePage);
+      if (image.offset() < other_end && other->offset() < end) {
+        return Bad("overlaps image ", Quoted(ViewOf(other->target())));
+      }
+    }
+    SINTER_RETURN_IF_ERROR(CheckMemory("scratch_bytes", image.scratch_bytes()));
+    for (const flatbuffers::String* feature : *image.features()) {
+      const std::vector<std::string>& known = AllCpuFeatures();
+      if (std::find(known.begin(), known.end(), ViewOf(feature)) == known.end()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("needs the CPU feature ", Quoted(ViewOf(feature)), ", which this version does not know"));
+      }
+    }
+    const auto& entry_points = *image.entry_points();
+    if (!Aligned(&entry_points)) return Bad("entry points are malformed");
+    SINTER_RETURN_IF_ERROR(Spend(entry_points.size() * sizeof(uint64_t)));
+    if (entry_points.size() != m_.kernels()->size()) {
+      return Bad(entry_points.size(), " entry points for ", m_.kernels()->size(), " kernels");
+    }
+    for (uint32_t i = 0; i < entry_points.size(); ++i) {
+      if (entry_points[i] >= image.size()) {
+        return Bad("entry point ", entry_points[i], " of kernel ", i, " ", Quoted(ViewOf(m_.kernels()->Get(i)->name())),
+                   " is past the image's ", image.size(), " bytes");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckEntry(const fbs::Entry& entry) {
+    SINTER_RETURN_IF_ERROR(Spend(entry.name()->size()));
+    SINTER_RETURN_IF_ERROR(CheckParams("input ", *entry.inputs()));
+    SINTER_RETURN_IF_ERROR(CheckParams("output ", *entry.outputs()));
+    for (const fbs::State* state : *entry.states()) {
+      if (absl::Status s = CheckState(*state); !s.ok()) {
+        return Within(absl::StrCat("state ", Quoted(ViewOf(state->name())), ": "), s);
+      }
+    }
+    for (uint32_t i = 0; i < entry.steps()->size(); ++i) {
+      if (absl::Status s = CheckStep(entry, *entry.steps()->Get(i)); !s.ok()) {
+        return Within(absl::StrCat("step ", i, " "), s);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckParams(absl::string_view what, const flatbuffers::Vector<flatbuffers::Offset<fbs::Param>>& params) {
+    for (const fbs::Param* param : params) {
+      if (absl::Status s = CheckParam(*param); !s.ok()) {
+        return Within(absl::StrCat(what, Quoted(ViewOf(param->name())), ": "), s);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckParam(const fbs::Param& param) {
+    SINTER_RETURN_IF_ERROR(Spend(param.name()->size()));
+    const std::optional<ElementType> type = FindElementType(ViewOf(param.type()->dtype()));
+    if (!type || type->block_elems != 1) {
+      return Bad("element type ", Quoted(ViewOf(param.type()->dtype())), " cannot be passed");
+    }
+    if (param.type()->dims()->size() > kMaxRank) return Bad("more than ", kMaxRank, " dims");
+    std::optional<int64_t> bytes = type->block_bytes;
+    for (uint32_t i = 0; i < param.type()->dims()->size(); ++i) {
+      const absl::StatusOr<Range> range = RangeOf(*param.type()->dims()->Get(i));
+      if (!range.ok()) return Within(absl::StrCat("dim ", i, ": "), range.status());
+      if (range->low < 0) return Bad("dim ", i, " can be ", range->low);
+      bytes = CheckedMul(*bytes, std::max<int64_t>(1, range->high));
+      if (!bytes) return Bad("its size overflows");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckState(const fbs::State& state) {
+    SINTER_RETURN_IF_ERROR(Spend(state.name()->size()));
+    const std::optional<ElementType> type = FindElementType(ViewOf(state.dtype()));
+    if (!type) return Bad("unknown element type ", Quoted(ViewOf(state.dtype())));
+    const auto& dims = *state.dims();
+    if (dims.size() > kMaxRank || !Aligned(&dims)) return Bad("dims are malformed");
+    if (state.page_axis() < 0 || static_cast<uint32_t>(state.page_axis()) >= dims.size()) {
+      return Bad("page axis ", state.page_axis(), " of ", dims.size(), " dims");
+    }
+    std::optional<int64_t> elems = 1;
+    for (int64_t dim : dims) {
+      if (dim < 1) return Bad("dim ", dim, " is not positive");
+      elems = CheckedMul(*elems, dim);
+      if (!elems) return Bad("its size overflows");
+    }
+    if (dims[dims.size() - 1] % type->block_elems != 0) {
+      return Bad("rows of ", dims[dims.size() - 1], " elements are not whole blocks of ", type->block_elems);
+    }
+    const std::optional<int64_t> bytes = CheckedMul(*elems / type->block_elems, type->block_bytes);
+    if (!bytes || *bytes > kMaxMemory) return Bad("its size passes ", kMaxMemory, " bytes");
+    if (state.bytes() != *bytes) return Bad("states ", state.bytes(), " bytes, its dims make ", *bytes);
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckStep(const fbs::Entry& entry, const fbs::Step& step) {
+    if (step.kind() != fbs::StepKind_Kernel) {
+      if (step.kind() != fbs::StepKind_Host) return Bad("has the kind ", static_cast<int>(step.kind()));
+      return absl::FailedPreconditionError("calls a host function; this version has none");
+    }
+    if (step.mode() > fbs::StepMode_MAX) return Bad("has the mode ", static_cast<int>(step.mode()));
+    if (step.kernel() >= m_.kernels()->size()) {
+      return Bad("runs kernel ", step.kernel(), " of ", m_.kernels()->size());
+    }
+    std::optional<int64_t> grains = 1;
+    for (uint32_t i = 0; i < step.extent()->size(); ++i) {
+      const fbs::Factor& factor = *step.extent()->Get(i);
+      const absl::StatusOr<Range> range = RangeOf(*factor.expr());
+      if (!range.ok()) return Within(absl::StrCat("extent ", i, ": "), range.status());
+      if (range->low < 0) return Bad("extent ", i, ": can be ", range->low);
+      if (factor.block() < 1 || factor.block() > kMaxValue) return Bad("extent ", i, ": block ", factor.block());
+      grains = CheckedMul(*grains, std::max<int64_t>(1, CeilDiv(range->high, factor.block())));
+      if (!grains || *grains > kMaxGrains) return Bad("can have more than ", kMaxGrains, " grains");
+    }
+    const auto& operands = *step.operands();
+    if (!Aligned(&operands)) return Bad("operands are malformed");
+    SINTER_RETURN_IF_ERROR(Spend(operands.size() * sizeof(fbs::Operand)));
+    for (uint32_t i = 0; i < operands.size(); ++i) {
+      if (absl::Status s = CheckOperand(entry, *operands.Get(i)); !s.ok()) {
+        return Within(absl::StrCat("operand ", i, ": "), s);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckOperand(const fbs::Entry& entry, const fbs::Operand& operand) const {
+    // A row for each space: what `at` counts there and how far it may go.
+    struct Row {
+      const char* what;
+      const char* owner;
+      uint64_t size;
+      bool is_offset;
+    };
+    const Row rows[] = {
+        {"arena offset ", "arena's ", static_cast<uint64_t>(m_.arena_bytes()), true},
+        {"thread offset ", "thread arena's ", static_cast<uint64_t>(m_.thread_bytes()), true},
+        {"weights offset ", "weights section's ", sections_.weights, true},
+        {"input ", "entry's ", entry.inputs()->size(), false},
+        {"output ", "entry's ", entry.outputs()->size(), false},
+        {"state ", "entry's ", entry.states()->size(), false},
+    };
+    static_assert(fbs::Space_MAX == 5 && fbs::Space_Arena == 0 && fbs::Space_State == 5);
+    if (operand.space() > fbs::Space_MAX) return Bad("is in space ", static_cast<int>(operand.space()));
+    const Row& row = rows[operand.space()];
+    if (operand.at() < 0 || static_cast<uint64_t>(operand.at()) >= row.size) {
+      return Bad(row.what, operand.at(), " is past the ", row.owner, row.size, row.is_offset ? " bytes" : "");
+    }
+    if (row.is_offset && static_cast<uint64_t>(operand.at()) % kAlignment != 0) {
+      return Bad(row.what, operand.at(), " is not a multiple of ", kAlignment);
+    }
+    return absl::OkStatus();
+  }
+
+  // NAME.SUFFIX serves the sequences of NAME, so its states are those of NAME.
+  absl::Status CheckSameStates(const fbs::Entry& entry) const {
+    const absl::string_view name = ViewOf(entry.name());
+    const size_t dot = name.find('.');
+    if (dot == absl::string_view::npos) return absl::OkStatus();
+    for (const fbs::Entry* base : *m_.entries()) {
+      if (ViewOf(base->name()) != name.substr(0, dot)) continue;
+      const auto same = [](const fbs::State* a, const fbs::State* b) {
+        return ViewOf(a->dtype()) == ViewOf(b->dtype()) && a->page_axis() == b->page_axis() &&
+               std::equal(a->dims()->begin(), a->dims()->end(), b->dims()->begin(), b->dims()->end());
+      };
+      if (!std::equal(entry.states()->begin(), entry.states()->end(), base->states()->begin(), base->states()->end(),
+                      same)) {
+        return Bad("entry ", Quoted(name), " has other states than entry ", Quoted(ViewOf(base->name())));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckTokenizer(const fbs::Tokenizer& t) {
+    const int64_t count = t.tokens() == nullptr ? 0 : t.tokens()->size();
+    for (int64_t i = 0; i < count; ++i)
+      SINTER_RETURN_IF_ERROR(Spend(t.tokens()->Get(static_cast<uint32_t>(i))->size()));
+    const int64_t scores = t.scores() == nullptr ? 0 : t.scores()->size();
+    if (scores != 0 && scores != count) return Bad(scores, " scores for ", count, " tokens");
+    const int64_t types = t.types() == nullptr ? 0 : t.types()->size();
+    if (types != 0 && types != count) return Bad(types, " types for ", count, " tokens");
+    for (int32_t id : {t.bos(), t.eos(), t.unk()}) {
+      if (id < -1 || id >= count) return Bad("special token ", id, " of ", count);
+    }
+    if (t.end_of_generation() != nullptr) {
+      SINTER_RETURN_IF_ERROR(Spend(t.end_of_generation()->size() * sizeof(int32_t)));
+      for (int32_t id : *t.end_of_generation()) {
+        if (id < 0 || id >= count) return Bad("end token ", id, " of ", count);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const fbs::Metadata& m_;
+  const SectionSizes sections_;
+  uint64_t spent_ = 0;
+};
+
+}  // namespace
+
+std::optional<ElementType> FindElementType(absl::string_view name) {
+#define DTYPE(enumerator, text, cls, block_elems, block_bytes) \
+  if (name == #text) return ElementType{block_elems, block_bytes};
+#include "ir/dtypes.inc"
+#undef DTYPE
+  return std::nullopt;
+}
+
+std::string Quoted(absl::string_view name) {
+  constexpr size_t kLongest = 80;
+  const bool cut = name.size() > kLongest;
+  return absl::StrCat("\"", absl::CHexEscape(name.substr(0, kLongest)), cut ? "...\"" : "\"");
+}
+
+bool VerifyMetadataBuffer(absl::Span<const uint8_t> bytes) {
+  flatbuffers::Verifier::Options options;
+  options.max_depth = 16;
+  // A table takes 8 bytes or more, its place in a vector included.
+  options.max_tables =
+      static_cast<flatbuffers::uoffset_t>(std::min<uint64_t>(kMaxExpansion * (bytes.size() / 8), uint64_t{1} << 28));
+  flatbuffers::Verifier verifier(bytes.data(), bytes.size(), options);
+  return fbs::VerifyMetadataBuffer(verifier);
+}
+
+absl::Status CheckMetadata(const fbs::Metadata& metadata, const SectionSizes& sections) {
+  return Checker(metadata, sections).Check();
+}
+
+}  // namespace sinter

@@ -1,0 +1,125 @@
+#include "runtime/threads.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <climits>
+#include <csignal>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace sinter {
+namespace {
+
+constexpr int64_t kSpinNanoseconds = 50'000;
+constexpr int kPausesPerClockRead = 64;
+
+int64_t Now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1'000'000'000 + t.tv_nsec;
+}
+
+// The futex word is the low half of the counter (x86 is little-endian): a sleeper would miss its wake only if the
+// counter grew by an exact multiple of 2^32 between its last look and its sleep.
+long Futex(std::atomic<uint64_t>& word, int operation, uint32_t value) {
+  return syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), operation | FUTEX_PRIVATE_FLAG, value, nullptr, nullptr,
+                 0);
+}
+
+}  // namespace
+
+// Add, then the look at sleepers_; in Wait, sleepers_ grows and then the counter is looked at: in the one order of
+// these sequentially consistent operations either the waker sees the sleeper or the sleeper sees the new count.
+void WaitCounter::Wake() {
+  if (sleepers_.load(std::memory_order_seq_cst) != 0) Futex(value_, FUTEX_WAKE, INT_MAX);
+}
+
+void WaitCounter::Wait(uint64_t target) {
+  int64_t deadline = 0;
+  do {
+    for (int i = 0; i < kPausesPerClockRead; ++i) {
+      if (value_.load(std::memory_order_acquire) >= target) return;
+      __builtin_ia32_pause();
+    }
+    if (deadline == 0) deadline = Now() + kSpinNanoseconds;
+  } while (Now() < deadline);
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  while (true) {
+    const uint64_t value = value_.load(std::memory_order_seq_cst);
+    if (value >= target) break;
+    Futex(value_, FUTEX_WAIT, static_cast<uint32_t>(value));
+  }
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads) {
+  std::unique_ptr<ThreadTeam> team(new ThreadTeam(threads));
+  // Workers take no signals: those of the process go to the caller's threads.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int error = 0;
+  for (int i = 1; i < threads && error == 0; ++i) {
+    Worker& worker = team->workers_[static_cast<size_t>(i - 1)];
+    worker = {team.get(), i, {}};
+    error = pthread_create(&worker.handle, nullptr, WorkerMain, &worker);
+    if (error != 0) break;
+    pthread_setname_np(worker.handle, absl::StrCat("sinter-", i).c_str());
+    ++team->started_;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (error != 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot start thread ", team->started_ + 1, " of ", threads, ": ", strerror(error)));
+  }
+  return team;
+}
+
+ThreadTeam::~ThreadTeam() {
+  work_ = nullptr;
+  runs_.Add();
+  runs_.Wake();
+  for (int i = 0; i < started_; ++i) pthread_join(workers_[static_cast<size_t>(i)].handle, nullptr);
+}
+
+void ThreadTeam::Run(Work work, void* context) {
+  if (threads_ == 1) return work(context, 0);
+  work_ = work;
+  context_ = context;
+  runs_.Add();
+  runs_.Wake();
+  work(context, 0);
+  Barrier();
+}
+
+void ThreadTeam::Barrier() {
+  // The k-th barrier is complete at k * threads_ arrivals, and nobody arrives at the next before it is.
+  const uint64_t team = static_cast<uint64_t>(threads_);
+  const uint64_t arrival = arrivals_.Add();
+  const uint64_t complete = (arrival + team - 1) / team * team;
+  if (arrival == complete) {
+    arrivals_.Wake();
+  } else {
+    arrivals_.Wait(complete);
+  }
+}
+
+void* ThreadTeam::WorkerMain(void* argument) {
+  const Worker& worker = *static_cast<Worker*>(argument);
+  ThreadTeam& team = *worker.team;
+  for (uint64_t run = 1;; ++run) {
+    team.runs_.Wait(run);
+    if (team.work_ == nullptr) return nullptr;
+    team.work_(team.context_, worker.thread);
+    // The end of the run is a barrier that the workers need not wait for: the caller does.
+    const uint64_t arrival = team.arrivals_.Add();
+    if (arrival % static_cast<uint64_t>(team.threads_) == 0) team.arrivals_.Wake();
+  }
+}
+
+}  // namespace sinter

@@ -1,0 +1,70 @@
+// The threads that walk a step list together: the caller and N-1 workers.
+//
+// A run is announced, and a barrier counted, by a monotonic 64-bit counter that is never reset. Who waits on one spins
+// with pause for some 50 microseconds and then sleeps on a futex, so idle workers cost nothing and a busy machine
+// degrades gently. Everything that a thread wrote before a barrier is visible to all of them after it. Nothing here
+// allocates after Create.
+#pragma once
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace sinter {
+
+inline constexpr int kMaxThreads = 1024;
+
+// A counter that only grows and that threads can wait for.
+class WaitCounter {
+ public:
+  uint64_t Add() { return value_.fetch_add(1, std::memory_order_seq_cst) + 1; }
+  // After an Add that others may be waiting for.
+  void Wake();
+  // Returns when the counter is at least `target`.
+  void Wait(uint64_t target);
+
+ private:
+  alignas(64) std::atomic<uint64_t> value_{0};
+  alignas(64) std::atomic<uint32_t> sleepers_{0};
+};
+
+class ThreadTeam {
+ public:
+  using Work = void (*)(void* context, int thread);
+
+  // `threads` in [1, kMaxThreads]. kResourceExhausted when the system refuses a thread.
+  static absl::StatusOr<std::unique_ptr<ThreadTeam>> Create(int threads);
+  ~ThreadTeam();
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  int threads() const { return threads_; }
+  // Calls work(context, t) for each t in [0, threads()), t = 0 on the calling thread; returns when all have returned.
+  // One Run at a time.
+  void Run(Work work, void* context);
+  // For `work`: returns when all threads have called it equally often. Every thread must call it.
+  void Barrier();
+
+ private:
+  struct Worker {
+    ThreadTeam* team;
+    int thread;
+    pthread_t handle;
+  };
+  explicit ThreadTeam(int threads) : threads_(threads), workers_(static_cast<size_t>(threads - 1)) {}
+  static void* WorkerMain(void* worker);
+
+  const int threads_;
+  int started_ = 0;  // workers that exist
+  std::vector<Worker> workers_;
+  Work work_ = nullptr;  // nullptr: leave
+  void* context_ = nullptr;
+  WaitCounter runs_, arrivals_;
+};
+
+}  // namespace sinter
