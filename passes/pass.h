@@ -1,8 +1,8 @@
 // Passes: a pass is a function and a row of passes.inc.
 //
-// A pass rewrites a module in place and returns whether it changed something. It may fail only on what it cannot handle (kUnimplemented,
-// naming every such op at once) or on an internal error; then the module is no longer used. Passes are pure: the same module
-// and context give the same result.
+// A pass rewrites a module in place and returns whether it changed something. It may fail only on what it cannot handle
+// (kUnimplemented, naming every such op at once) or on an internal error; then the module is no longer used. Passes are
+// pure: the same module and context give the same result.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,8 @@ struct PassInfo {
 
 absl::Span<const PassInfo> AllPasses();
 const PassInfo* FindPass(absl::string_view name);
+// The named pipelines, in the order of their rows.
+std::vector<absl::string_view> PipelineNames();
 // The text of a named pipeline ("O2"); nullptr when there is none.
 const char* FindPipeline(absl::string_view name);
 
