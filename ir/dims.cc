@@ -227,7 +227,7 @@ std::string DimTable::ToString(const DimExpr& expr) const {
     if (names.empty() || (coefficient != 1 && coefficient != -1)) {
       absl::StrAppend(&product, coefficient);
     } else if (coefficient == -1) {
-      product = "-";
+      product.push_back('-');
     }
     for (absl::string_view name : names) {
       if (!product.empty() && product != "-") product += '*';
