@@ -40,7 +40,7 @@ absl::Status UnknownPass(absl::string_view name) {
 }
 
 absl::Status CheckStages(absl::Span<const PassInfo* const> passes, Stage stage) {
-  absl::string_view before = "at the start";
+  std::string before = "at the start";
   for (const PassInfo* pass : passes) {
     if (pass->from != stage) {
       return absl::OutOfRangeError(absl::StrCat("pass ", pass->name, " needs a module at stage ", StageName(pass->from),
