@@ -173,7 +173,7 @@ std::string FormatRecords(absl::Span<const PassRecord> records, bool time, bool 
 
 std::string PassesMarkdown() {
   std::string text =
-      "# Passes\n\nMade from the rows of `passes.inc`; `golden_test --update` rewrites this page.\n\n"
+      "# Passes\n\nThe rows of `passes.inc`, as `sinter opt --list-passes=markdown` prints them.\n\n"
       "| pass | stage | what it does |\n|---|---|---|\n";
   for (const PassInfo& pass : AllPasses()) {
     const std::string stage = pass.from == pass.to ? std::string(StageName(pass.from))
