@@ -1,27 +1,16 @@
-// The metadata of a compiled module (runtime/module.fbs), built from a planned module.
+// The metadata of a compiled module (runtime/module.fbs), built from a planned module. Called by Compile.
 #pragma once
 
-#include <string>
+#include <cstdint>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "backend/compile.h"
 #include "backend/object.h"
+#include "backend/placement.h"
 #include "ir/graph.h"
 
 namespace sinter {
-
-// One tensor of the weights section: a weight op, or a source whose bytes the compiler makes.
-struct PlacedWeight {
-  const Graph* graph = nullptr;
-  OpId op;
-  std::string name;  // of the tensor; "rope_table" for a table
-  std::string pack;
-  Type type;
-  int64_t offset = 0, bytes = 0;
-};
-// Each tensor once, by offset. kInvalidArgument when addresses are missing or tensors overlap.
-absl::StatusOr<std::vector<PlacedWeight>> PlacedWeights(const Module& module);
 
 struct PlacedImage {
   const Target* target;
@@ -29,12 +18,8 @@ struct PlacedImage {
   uint64_t offset;  // in the code section
 };
 
-struct SpaceSizes {
-  int64_t arena_bytes = 0, thread_bytes = 0, weights_bytes = 0;
-};
-absl::StatusOr<SpaceSizes> SpacesOf(const Module& module);
-
-absl::StatusOr<std::string> BuildMetadata(const Module& module, const ModuleInfo& info, const KernelTable& kernels,
-                                          absl::Span<const PlacedImage> images, absl::Span<const PlacedWeight> weights);
+// The finished FlatBuffer.
+absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const ModuleInfo& info, const KernelTable& kernels,
+                                                   absl::Span<const PlacedImage> images, const Placement& placement);
 
 }  // namespace sinter

@@ -47,7 +47,7 @@ class GgufWriter {
       body_notes_.push_back({keys_.size(), "value", body.size()});
       PutValue<T>(body, value);
     }
-    keys_.push_back({key, std::move(body)});
+    keys_.emplace_back(key, std::move(body));
     return *this;
   }
   GgufWriter& Set(const std::string& key, const char* value) { return Set(key, std::string(value)); }

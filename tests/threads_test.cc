@@ -1,0 +1,100 @@
+// The team under stress; built with the thread sanitizer it also shows that the barrier orders plain memory.
+#include "runtime/threads.h"
+
+#include <gtest/gtest.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <vector>
+
+namespace sinter {
+namespace {
+
+class Team : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Counts, Team, ::testing::Values(1, 2, 3, 4, 7, 16));
+
+struct alignas(64) Cell {
+  int64_t value = 0;
+};
+
+// Each round every thread writes its own cell, and after a barrier reads those of all others.
+struct Rounds {
+  ThreadTeam* team;
+  std::vector<Cell> cells;
+  std::vector<Cell> wrong;
+  int rounds;
+  int slow_every = 0;  // rounds between naps long enough for the others to sleep on the futex
+};
+
+void Walk(void* context, int thread) {
+  Rounds& r = *static_cast<Rounds*>(context);
+  const size_t n = r.cells.size(), me = static_cast<size_t>(thread);
+  for (int round = 1; round <= r.rounds; ++round) {
+    if (r.slow_every != 0 && round % r.slow_every == 0 && (round / r.slow_every) % static_cast<int>(n) == thread) {
+      usleep(300);
+    }
+    r.cells[me].value += static_cast<int64_t>(me) + 1;
+    r.team->Barrier();
+    for (size_t i = 0; i < n; ++i) {
+      if (r.cells[i].value % (static_cast<int64_t>(i) + 1) != 0 || r.cells[i].value == 0) ++r.wrong[me].value;
+      if (r.cells[i].value / (static_cast<int64_t>(i) + 1) != r.cells[me].value / (thread + 1)) ++r.wrong[me].value;
+    }
+    r.team->Barrier();
+  }
+}
+
+TEST_P(Team, BarriersOrderMemory) {
+  const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(GetParam());
+  const size_t n = static_cast<size_t>(GetParam());
+  Rounds r = {team.get(), std::vector<Cell>(n), std::vector<Cell>(n), 20};
+  for (int run = 0; run < 50; ++run) team->Run(Walk, &r);
+  for (size_t i = 0; i < n; ++i) {
+    EXPECT_EQ(r.cells[i].value, static_cast<int64_t>(i + 1) * 20 * 50);
+    EXPECT_EQ(r.wrong[i].value, 0);
+  }
+}
+
+TEST_P(Team, SleepersAreWoken) {
+  const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(GetParam());
+  const size_t n = static_cast<size_t>(GetParam());
+  Rounds r = {team.get(), std::vector<Cell>(n), std::vector<Cell>(n), 60, 3};
+  for (int run = 0; run < 3; ++run) {
+    team->Run(Walk, &r);
+    usleep(2000);  // the workers fall asleep between runs
+  }
+  for (size_t i = 0; i < n; ++i) EXPECT_EQ(r.wrong[i].value, 0);
+}
+
+// As many short runs as possible, so that announcing one races with the end of the one before.
+TEST_P(Team, EveryThreadRunsOnceARun) {
+  const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(GetParam());
+  std::vector<Cell> counts(static_cast<size_t>(GetParam()));
+  for (int run = 0; run < 500; ++run) {
+    team->Run([](void* c, int thread) { ++(*static_cast<std::vector<Cell>*>(c))[static_cast<size_t>(thread)].value; },
+              &counts);
+    for (const Cell& count : counts) ASSERT_EQ(count.value, run + 1);
+  }
+}
+
+TEST(Team, IdleWorkersUseNoCpu) {
+  const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(4);
+  team->Run([](void*, int) {}, nullptr);
+  usleep(20000);
+  timespec before, after;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+  usleep(300000);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+  const double used =
+      static_cast<double>(after.tv_sec - before.tv_sec) + static_cast<double>(after.tv_nsec - before.tv_nsec) * 1e-9;
+  EXPECT_LT(used, 0.1) << "three spinning workers would have used 0.9 s, or what cores there are";
+}
+
+TEST(Team, StartsAndStopsQuickly) {
+  for (int i = 0; i < 200; ++i) {
+    const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(1 + i % 5);
+    if (i % 2 == 0) team->Run([](void*, int) {}, nullptr);
+  }
+}
+
+}  // namespace
+}  // namespace sinter
