@@ -40,7 +40,7 @@ absl::Status UnknownPass(absl::string_view name) {
 }
 
 absl::Status CheckStages(absl::Span<const PassInfo* const> passes, Stage stage) {
-  absl::string_view before = "at the start";
+  std::string before = "at the start";
   for (const PassInfo* pass : passes) {
     if (pass->from != stage) {
       return absl::OutOfRangeError(absl::StrCat("pass ", pass->name, " needs a module at stage ", StageName(pass->from),
@@ -173,7 +173,7 @@ std::string FormatRecords(absl::Span<const PassRecord> records, bool time, bool 
 
 std::string PassesMarkdown() {
   std::string text =
-      "# Passes\n\nMade from the rows of `passes.inc`; `golden_test --update` rewrites this page.\n\n"
+      "# Passes\n\nThe rows of `passes.inc`, as `sinter opt --list-passes=markdown` prints them.\n\n"
       "| pass | stage | what it does |\n|---|---|---|\n";
   for (const PassInfo& pass : AllPasses()) {
     const std::string stage = pass.from == pass.to ? std::string(StageName(pass.from))

@@ -28,10 +28,9 @@ struct PipelineOptions {
   std::string print_after;           // "", "changed", "all" or a pass; printed to `out`
   std::string dump_dir;  // "" for none: 000.import.sir always, NNN.PASS.sir for each pass that changed something
   bool verify_each = true;
-  bool check_each =
-      false;  // the evaluator before and after each pass on random inputs; needs `weights` when the module has some
-  bool check_changed = false;  // a hash proves that "changed" is true
-  WeightReader weights;
+  bool check_each = false;                     // the evaluator before and after each pass on random inputs
+  bool check_changed = false;                  // a hash proves that "changed" is true
+  WeightReader weights;                        // for check_each; when empty, weights are random, too
   std::string repro_path = "repro.sir";        // written on a failure; its first line is the command that replays it
   std::string command = "sinter opt";          // for that line
   std::function<void(absl::string_view)> out;  // print_after

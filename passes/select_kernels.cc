@@ -62,6 +62,12 @@ class Selector {
     return inner;
   }
 
+  // Within the body `outer` is the parameter that `supplied` is or becomes.
+  void Alias(Body& body, ValueId outer, ValueId supplied, absl::string_view pack = "") {
+    const ValueId inner = body.inside.contains(supplied) ? body.inside.at(supplied) : AddParam(body, supplied, pack);
+    body.inside[outer] = inner;
+  }
+
   // Clones one op of the entry into the body, its operands being there already.
   absl::Status CloneInto(Body& body, OpId id) {
     const OpData& op = graph_.op(id);
@@ -86,7 +92,7 @@ class Selector {
     }
     if (!id_is(def, OpKind::kConstant) && !ResolveView(graph_, value)) {
       SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(value, before));
-      body.inside[value] = AddParam(body, dense);
+      Alias(body, value, dense);
       return absl::OkStatus();
     }
     for (ValueId v : std::vector<ValueId>(graph_.op(def).fields.operands.begin(), graph_.op(def).fields.operands.end())) {
@@ -106,7 +112,7 @@ class Selector {
       const ValueId x = graph_.op(def).fields.operands[0];
       if (id_is(def, OpKind::kReshape) || !ResolveView(graph_, x)) {
         SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(x, before));
-        body.inside[x] = AddParam(body, dense);
+        Alias(body, x, dense);
       } else {
         SINTER_RETURN_IF_ERROR(Import(body, x, before));
       }
@@ -169,7 +175,7 @@ class Selector {
     std::string pack;
     SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm.b, gemm.trans_b, pack));
     if (!pack.empty()) {
-      body.inside[gemm.b] = body.inside.contains(b) ? body.inside.at(b) : AddParam(body, b, pack);
+      Alias(body, gemm.b, b, pack);
       return absl::OkStatus();
     }
     const auto contiguous = [&](ValueId v, bool last) {
@@ -180,12 +186,11 @@ class Selector {
     const bool dots = contiguous(gemm.b, gemm.trans_b) && contiguous(gemm.a, !gemm.trans_a);
     if (rows_of_b || dots) return Import(body, gemm.b, id);
     SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(gemm.b, id));
-    if (!body.inside.contains(dense)) AddParam(body, dense);
-    body.inside[gemm.b] = body.inside.at(dense);
+    Alias(body, gemm.b, dense);
     if (gemm.trans_b && !contiguous(gemm.a, !gemm.trans_a)) {  // dense b is contiguous along k: a must be, too
       SINTER_ASSIGN_OR_RETURN(ValueId a, Materialize(gemm.a, id));
       if (gemm.trans_a) return absl::OkStatus();  // stays k-strided: SpecOf says so
-      body.inside[gemm.a] = body.inside.contains(a) ? body.inside.at(a) : AddParam(body, a);
+      Alias(body, gemm.a, a);
     }
     return absl::OkStatus();
   }

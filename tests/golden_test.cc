@@ -6,8 +6,8 @@
 //   module @m { ... }                              the whole output, byte for byte
 //
 // A file is called fail_* if and only if it fails; it has no EXPECT, and `// error: TEXT` stands on the offending line.
-// Passes run with everything that checks them: the verifier, --check-each and --check-changed; planned modules are judged by CheckPlan too.
-// `golden_test --update` rewrites expectations and passes/PASSES.md.
+// Passes run with everything that checks them: the verifier, --check-each and --check-changed; planned modules are
+// judged by CheckPlan too. `golden_test --update` rewrites expectations and passes/PASSES.md.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -132,11 +132,12 @@ TEST(Passes, EveryPassOwnsAGoldenFile) {
   const std::vector<std::string> files = GoldenFiles();
   for (const PassInfo& pass : AllPasses()) {
     const std::string stem = absl::StrReplaceAll(pass.name, {{"-", "_"}});
-    EXPECT_TRUE(std::any_of(files.begin(), files.end(), [&](const std::string& file) {
-      const std::string name = fs::path(file).stem().string();
-      return name == stem || absl::StartsWith(name, stem + "_");
-    })) << "no golden file for "
-        << pass.name;
+    EXPECT_TRUE(std::any_of(files.begin(), files.end(),
+                            [&](const std::string& file) {
+                              const std::string name = fs::path(file).stem().string();
+                              return name == stem || absl::StartsWith(name, stem + "_");
+                            }))
+        << "no golden file for " << pass.name;
   }
 }
 
