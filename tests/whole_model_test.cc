@@ -1,10 +1,12 @@
 // Whole models through the evaluator: the plain graph against loops of double, against itself in other step sizes,
 // against published logits of a trained model, and against the ids that llama.cpp generates.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -88,13 +90,14 @@ class WholeModel : public testing::TestWithParam<TinyCase> {
  protected:
   void SetUp() override {
     tiny_ = MakeTinyModel(GetParam().options);
-    auto model = OpenModel(WriteTinyModel(tiny_, std::string(GetParam().name) + ".gguf"),
-                           {.context = 32, .chunk = 16, .kv = DType::kF32});
+    file_.emplace(tiny_.File(), std::string(GetParam().name) + ".gguf");
+    auto model = OpenModel(file_->path(), {.context = 32, .chunk = 16, .kv = DType::kF32});
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
   }
   const std::vector<int> ids_ = {1, 17, 268, 3, 287, 99, 3};
   TinyModel tiny_;
+  std::optional<TestFile> file_;
   Model model_;
 };
 
