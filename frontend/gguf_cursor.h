@@ -89,7 +89,7 @@ class GgufCursor {
   bool Get(GgufNumber* n) {
     T value;
     if (!Read(&value)) return false;
-    if constexpr (std::is_integral_v<T>) n->bits = static_cast<uint64_t>(value);
+    if constexpr (std::is_integral_v<T>) n->bits = static_cast<uint64_t>(+value);  // extends the sign
     n->negative = value < T{0};
     n->real = static_cast<double>(value);
     return true;

@@ -37,8 +37,9 @@ absl::StatusOr<TokenizerData> ReadTokenizerData(const Gguf& gguf) {
   if (!gguf.Has("tokenizer.ggml.model")) return data;
   SINTER_ASSIGN_OR_RETURN(const absl::string_view kind, gguf.GetString("tokenizer.ggml.model"));
   if (kind == "none" || kind == "no_vocab") return data;
-  data.kind = std::string(kind);
-  const Kind& defaults = kind == kKinds[0].name ? kKinds[0] : kKinds[1];
+  data.kind.assign(kind.data(), kind.size());
+  const Kind& defaults =
+      *std::find_if(std::begin(kKinds), std::end(kKinds) - 1, [kind](const Kind& row) { return row.name == kind; });
 
   constexpr char kTokens[] = "tokenizer.ggml.tokens", kScores[] = "tokenizer.ggml.scores",
                  kTypes[] = "tokenizer.ggml.token_type";

@@ -134,6 +134,8 @@ class Graph {
   void SetLoc(OpId id, std::string loc) { ops_[id].loc = std::move(loc); }
 
  private:
+  friend class Module;  // Clone
+  std::unique_ptr<Graph> CopyInto(Module* module) const;
   std::string UniqueName(std::string wish);
   ValueId NewValue(std::string name, Type type, OpId def, uint32_t index);
 
@@ -167,6 +169,7 @@ class Module {
   Graph& AddGraph(std::string name);
   void EraseGraph(GraphId id);
   const Graph* FindGraph(absl::string_view name) const;
+  bool HasGraph(GraphId id) const { return graphs_.Has(id) && graphs_[id] != nullptr; }
   Graph& graph(GraphId id) { return *graphs_[id]; }
   const Graph& graph(GraphId id) const { return *graphs_[id]; }
   // Live graphs in the order of their making.

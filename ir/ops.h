@@ -124,7 +124,8 @@ struct OpDef {
 const OpDef& Def(OpKind kind);
 absl::Span<const OpDef> AllOps();
 std::optional<OpKind> ParseOpKind(absl::string_view mnemonic);
-// "an integer", "a list of strings", ... for messages.
+// "a float tensor", ... and "an integer", "a list of strings", ... for messages and docs.
+absl::string_view OperandClassName(OperandClass cls);
 absl::string_view AttrTypeName(const Attr& attr);
 
 // The erased form of an op, as a graph stores it. Operands in declaration order, absent optional ones as None (absent ones at

@@ -1,7 +1,8 @@
 // Text to token ids and back, for SentencePiece-style vocabularies (`tokenizer.ggml.model` = "llama").
 //
 // Called by `run` and `tokenize`. Create checks everything that later calls rely on, so that Encode and TokenStream
-// cannot fail; both are safe from many threads at once. The results are those of llama.cpp, id for id:
+// cannot fail; Encode is safe from many threads at once. The results are those of llama.cpp, id for id (which leaves
+// open the order of equally long tokens in step 1):
 //
 //   1. User-defined tokens (with `special`: control and unknown tokens too) are cut out of the raw text, the longest
 //      first, then the lowest id, then the leftmost.

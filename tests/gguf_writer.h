@@ -47,7 +47,7 @@ class GgufWriter {
       body_notes_.push_back({keys_.size(), "value", body.size()});
       PutValue<T>(body, value);
     }
-    keys_.push_back({key, std::move(body)});
+    keys_.emplace_back(key, std::move(body));
     return *this;
   }
   GgufWriter& Set(const std::string& key, const char* value) { return Set(key, std::string(value)); }
@@ -55,6 +55,7 @@ class GgufWriter {
   // Floats, converted to F32, F16 or BF16 with rounding to nearest even.
   GgufWriter& Tensor(const std::string& name, const std::vector<int64_t>& dims, Type type,
                      const std::vector<float>& values) {
+    EXPECT_TRUE(type == kF32 || type == kF16 || type == kBF16) << name << ": give blocks to RawTensor";
     std::string data;
     for (float value : values) {
       if (type == kF32) Put(data, value);

@@ -156,8 +156,8 @@ TEST(Sampler, TheSameSeedGivesTheSameIdsEverywhere) {
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i % 37) / 8;
   auto draw = [&](uint64_t seed) {
     Sampler sampler = Make({.top_k = 300, .top_p = 0.95, .min_p = 0.05, .seed = seed}, 1000);
-    std::vector<int32_t> ids;
-    for (int i = 0; i < 8; ++i) ids.push_back(sampler.Sample(logits));
+    std::vector<int32_t> ids(8);
+    for (int32_t& id : ids) id = sampler.Sample(logits);
     return ids;
   };
   EXPECT_EQ(draw(1), draw(1));

@@ -24,7 +24,6 @@ namespace sinter {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr int32_t kBytes = 3;  // the token of byte 0
@@ -60,6 +59,7 @@ void AddToken(TokenizerData& data, const std::string& token, TokenType type) {
 
 std::vector<std::string> Texts(const Tokenizer& t, const std::vector<int32_t>& ids) {
   std::vector<std::string> texts;
+  texts.reserve(ids.size());
   for (int32_t id : ids) texts.push_back(t.data().tokens[static_cast<size_t>(id)]);
   return texts;
 }
@@ -319,7 +319,7 @@ TEST(Tokenizer, StreamAllocatesNothing) {
 TEST(Tokenizer, LongTexts) {
   std::vector<std::pair<std::string, float>> words;
   std::string run;
-  for (int i = 1; i <= 64; ++i) words.push_back({run += S, static_cast<float>(i)});
+  for (int i = 1; i <= 64; ++i) words.emplace_back(run += S, static_cast<float>(i));
   TokenizerData data = Vocabulary(words);
   AddToken(data, "\n\n", TokenType::kUserDefined);
   const Tokenizer t = Make(data);

@@ -1,0 +1,185 @@
+#include "backend/compile.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "backend/emit.h"
+#include "backend/metadata.h"
+#include "backend/object.h"
+#include "backend/pack.h"
+#include "backend/parallel.h"
+#include "backend/placement.h"
+#include "base/checked.h"
+#include "base/status.h"
+#include "ir/eval.h"
+#include "ir/hash.h"
+#include "runtime/module_format.h"
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+namespace sinter {
+
+absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
+  KernelTable table;
+  absl::flat_hash_map<std::string, uint32_t> known;
+  for (GraphId id : module.entries()) {
+    const Graph& graph = module.graph(id);
+    for (OpId op : graph.order()) {
+      const auto kernel = graph.As<ops::Kernel>(op);
+      if (!kernel) continue;
+      std::string key = absl::StrCat(HashGraph(module.graph(kernel->body.id)), "|", absl::StrJoin(kernel->tiles, " "));
+      for (ValueId arg : kernel->args) {
+        const auto weight = graph.DefAs<ops::Weight>(arg);
+        absl::StrAppend(&key, "|", weight ? weight->pack : "");
+      }
+      const auto [it, is_new] = known.emplace(key, static_cast<uint32_t>(table.kernels.size()));
+      if (is_new) {
+        SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOfKernel(graph, op));
+        const uint64_t hash = XXH3_64bits(key.data(), key.size());
+        std::string symbol = absl::StrCat(spec.family, "_", absl::Hex(hash, absl::kZeroPad16));
+        table.kernels.push_back({std::move(symbol), std::move(spec), kernel->tiles});
+      }
+      table.index[{id, op}] = it->second;
+    }
+  }
+  return table;
+}
+
+absl::StatusOr<Emitted> EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims) {
+  VectorBuilder builder(target, kernel.symbol, dims);
+  if (kernel.spec.gemm) {
+    SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(kernel.tiles, target));
+    EmitGemm(*kernel.spec.gemm, tile, builder);
+  } else {
+    EmitRows(*kernel.spec.row, builder);
+  }
+  return builder.Finish();
+}
+
+namespace {
+
+// Calls options.progress, if there is one, under a lock.
+class Progress {
+ public:
+  Progress(const CompileOptions& options, absl::string_view what, int64_t total) : options_(options), what_(what), total_(total) {}
+  void Step() {
+    if (!options_.progress) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    options_.progress(what_, ++done_, total_);
+  }
+
+ private:
+  const CompileOptions& options_;
+  absl::string_view what_;
+  int64_t total_, done_ = 0;
+  std::mutex mutex_;
+};
+
+absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, const KernelTable& table, const CompileOptions& options) {
+  const int64_t kernels = static_cast<int64_t>(table.kernels.size()), total = kernels * static_cast<int64_t>(options.targets.size());
+  std::vector<std::string> objects(static_cast<size_t>(total)), symbols;
+  for (const PlannedKernel& kernel : table.kernels) symbols.push_back(kernel.symbol);
+  Progress progress(options, "kernels", total);
+  SINTER_RETURN_IF_ERROR(ParallelFor(total, options.threads, [&](int64_t i) -> absl::Status {
+    const PlannedKernel& kernel = table.kernels[static_cast<size_t>(i % kernels)];
+    const Target& target = *options.targets[static_cast<size_t>(i / kernels)];
+    SINTER_ASSIGN_OR_RETURN(Emitted emitted, EmitKernel(kernel, target, module.dims));
+    SINTER_ASSIGN_OR_RETURN(objects[static_cast<size_t>(i)], CompileToObject(emitted, target));
+    progress.Step();
+    return absl::OkStatus();
+  }));
+  std::vector<PlacedImage> images;
+  uint64_t offset = 0;
+  for (size_t t = 0; t < options.targets.size(); ++t) {
+    const absl::Span<const std::string> own(objects.data() + t * static_cast<size_t>(kernels), static_cast<size_t>(kernels));
+    SINTER_ASSIGN_OR_RETURN(LinkedImage image, LinkImage(own, symbols));
+    const uint64_t size = image.bytes.size();
+    images.push_back({options.targets[t], std::move(image), offset});
+    offset += static_cast<uint64_t>(AlignUp(static_cast<int64_t>(size), kModulePage));
+  }
+  return images;
+}
+
+// The bytes of a source that the compiler makes.
+absl::Status WriteRopeTable(const PlacedWeight& placed, const CompileOptions& options, const ByteSink& sink) {
+  const ops::RopeTable table = *placed.graph->As<ops::RopeTable>(placed.op);
+  const int64_t positions = placed.type().dims[0].constant(), width = placed.type().dims[1].constant() / 2;
+  std::vector<double> factors;
+  if (table.factors.valid()) {
+    const auto weight = placed.graph->DefAs<ops::Weight>(table.factors);
+    if (!weight) return absl::UnimplementedError("factors of a rope_table that are no weight");
+    const Type& type = placed.graph->type(table.factors);
+    std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(type.dtype, width / 2)));
+    SINTER_RETURN_IF_ERROR(options.weights(weight->name, 0, width / 2, absl::MakeSpan(bytes)));
+    factors.resize(static_cast<size_t>(width / 2));
+    Decode(type.dtype, bytes.data(), absl::MakeSpan(factors));
+  }
+  std::vector<double> row(static_cast<size_t>(2 * width));
+  std::vector<uint8_t> bytes(row.size() * sizeof(float));
+  for (int64_t p = 0; p < positions; ++p) {
+    RopeRow(p, width, table.base, table.scale, table.style, factors, absl::MakeSpan(row));
+    Encode(DType::kF32, row, bytes.data());
+    SINTER_RETURN_IF_ERROR(sink(p * static_cast<int64_t>(bytes.size()), bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteWeights(const Placement& placement, const CompileOptions& options, ModuleWriter& writer) {
+  struct Unit {
+    const PlacedWeight* weight;
+    int64_t unit;
+  };
+  std::vector<Unit> units;
+  std::vector<std::atomic<int64_t>> left(placement.weights.size());
+  for (size_t i = 0; i < placement.weights.size(); ++i) {
+    const PlacedWeight& placed = placement.weights[i];
+    const bool made = placed.graph->op(placed.op).kind() != OpKind::kWeight;
+    SINTER_ASSIGN_OR_RETURN(const Packing* packing, FindPacking(placed.pack));
+    left[i] = made ? 1 : PackUnits(placed.type(), *packing);
+    for (int64_t u = 0; u < left[i]; ++u) units.push_back({&placed, u});
+    if (!made && !options.weights) return absl::InvalidArgumentError(absl::StrCat("weight \"", placed.name, "\": no weight file is given"));
+  }
+  Progress progress(options, "weights", static_cast<int64_t>(units.size()));
+  return ParallelFor(static_cast<int64_t>(units.size()), options.threads, [&](int64_t i) -> absl::Status {
+    const PlacedWeight& placed = *units[static_cast<size_t>(i)].weight;
+    const ByteSink sink = [&](int64_t offset, absl::Span<const uint8_t> bytes) {
+      return writer.WriteWeights(static_cast<uint64_t>(placed.offset + offset), bytes);
+    };
+    if (placed.graph->op(placed.op).kind() != OpKind::kWeight) {
+      SINTER_RETURN_IF_ERROR(WriteRopeTable(placed, options, sink));
+    } else {
+      SINTER_ASSIGN_OR_RETURN(const Packing* packing, FindPacking(placed.pack));
+      const RowReader read = [&](int64_t begin, int64_t end, absl::Span<uint8_t> out) {
+        return options.weights(placed.name, begin, end, out);
+      };
+      SINTER_RETURN_IF_ERROR(PackUnit(placed.type(), *packing, units[static_cast<size_t>(i)].unit, read, sink));
+      const size_t index = static_cast<size_t>(&placed - placement.weights.data());
+      if (--left[index] == 0 && options.weight_done) options.weight_done(placed.name);
+    }
+    progress.Step();
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace
+
+absl::StatusOr<OutputFile> Compile(const Module& module, const ModuleInfo& info, const CompileOptions& options, OutputFile file) {
+  SINTER_ASSIGN_OR_RETURN(const Placement placement, PlacementOf(module));
+  SINTER_ASSIGN_OR_RETURN(const KernelTable table, CollectKernels(module));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<PlacedImage> images, CompileImages(module, table, options));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<uint8_t> metadata, BuildMetadata(module, info, table, images, placement));
+  std::vector<uint8_t> code;
+  for (const PlacedImage& placed : images) {
+    code.resize(placed.offset);
+    code.insert(code.end(), placed.image.bytes.begin(), placed.image.bytes.end());
+  }
+  SINTER_ASSIGN_OR_RETURN(ModuleWriter writer, ModuleWriter::Create(std::move(file), metadata.size(), code,
+                                                                    static_cast<uint64_t>(placement.weights_bytes)));
+  SINTER_RETURN_IF_ERROR(WriteWeights(placement, options, writer));
+  return writer.Finish(metadata);
+}
+
+}  // namespace sinter

@@ -1,0 +1,200 @@
+// Family gemm: C[batch.., m, n] = sum over k of A[batch.., m, k] * B[batch.., k, n], register-tiled.
+//
+// A grain is a block of rows and columns of one batch index. Inside it, tiles of columns are the outer loop, so that a panel of B stays
+// in cache while the tiles of rows pass over it; every tile runs the whole of k with its accumulators in registers. Each element of C is
+// summed in the order of k whatever tile it falls into, so results do not depend on how rows and columns are cut.
+#include <functional>
+
+#include "backend/emit.h"
+
+namespace sinter {
+namespace {
+
+class GemmEmitter {
+ public:
+  GemmEmitter(const GemmSpec& spec, const Tile& tile, VectorBuilder& b)
+      : spec_(spec), tile_(tile), b_(b), m_(b.Dim(spec.m)), n_(b.Dim(spec.n)), k_(b.Dim(spec.k)) {
+    const size_t batch = spec.batch.size();
+    am_ = b.Dim(spec.a.strides[batch]);
+    ak_ = b.Dim(spec.a.strides[batch + 1]);
+    bk_ = b.Dim(spec.b.strides[batch]);
+    bn_ = b.Dim(spec.b.strides[batch + 1]);
+    cm_ = b.Dim(spec.c.strides[batch]);
+    cn_ = b.Dim(spec.c.strides[batch + 1]);
+  }
+
+  void Emit() {
+    std::vector<Int> grains;
+    for (const DimExpr& d : spec_.batch) grains.push_back(b_.Dim(d));
+    grains.push_back(Blocks(m_, spec_.m_block));
+    grains.push_back(Blocks(n_, spec_.n_block));
+    b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
+      std::vector<Int> index = SplitGrain(b_, grain, grains);
+      const Int n0 = b_.Mul(index.back(), b_.Const(spec_.n_block));
+      index.pop_back();
+      const Int m0 = b_.Mul(index.back(), b_.Const(spec_.m_block));
+      index.pop_back();
+      a_ = AddressOf(b_, spec_.a, index);
+      bb_ = AddressOf(b_, spec_.b, index);
+      c_ = AddressOf(b_, spec_.c, index);
+      const Int rows = Rest(m_, m0, spec_.m_block), columns = Rest(n_, n0, spec_.n_block);
+      // Whole tiles of columns, then narrow ones, the last of which is masked.
+      const int narrow = tile_.shape == TileShape::kDot ? 1 : spec_.packing != nullptr ? spec_.packing->panel : b_.lanes();
+      Steps(columns, {tile_.columns, narrow}, /*ragged=*/tile_.shape != TileShape::kDot, [&](Int n, int width, bool masked) {
+        const Int left = b_.Sub(columns, n);
+        Steps(rows, {tile_.rows, tile_.rows / 2, 1}, false, [&](Int m, int height, bool) {
+          TileAt(b_.Add(m0, m), b_.Add(n0, n), height, width, masked ? &left : nullptr);
+        });
+      });
+    });
+  }
+
+ private:
+  Int Blocks(Int size, int64_t block) { return b_.Div(b_.Add(size, b_.Const(block - 1)), b_.Const(block)); }
+
+  // min(block, size - first): a number when the size is one and the block divides it.
+  Int Rest(Int size, Int first, int64_t block) {
+    int64_t known;
+    if (b_.IsConst(size, &known) && known % block == 0) return b_.Const(block);
+    if (b_.IsConst(size, &known) && known < block) return size;
+    return b_.Min(b_.Sub(size, first), b_.Const(block));
+  }
+
+  // Covers [0, size) by steps of sizes[0] while they fit, then of the next size, and so on. `ragged`: the last size also covers what is
+  // left of it, masked.
+  void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body) {
+    Int done = b_.Const(0);
+    int last = 0;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (sizes[i] == last || sizes[i] == 0) continue;
+      last = sizes[i];
+      const Int step = b_.Const(last);
+      const Int end = b_.Add(done, b_.Mul(b_.Div(b_.Sub(size, done), step), step));
+      int64_t d, e;
+      if (b_.IsConst(done, &d) && b_.IsConst(end, &e) && d == e) continue;
+      const int width = last;
+      b_.For(done, end, width, {}, [&](Int at) { body(at, width, false); });
+      done = end;
+    }
+    int64_t known;
+    if (ragged && !(b_.IsConst(size, &known) && known % last == 0)) {
+      const int width = last;
+      b_.For(done, size, width, {}, [&](Int at) { body(at, width, true); });
+    }
+  }
+
+  // One tile of C at (m, n). `left`: how many columns there are from n on, when that may be fewer than the tile's.
+  void TileAt(Int m, Int n, int height, int width, const Int* left) {
+    if (tile_.shape == TileShape::kDot) return DotTile(m, n, height, width);
+    const int vectors = width / b_.lanes();
+    std::vector<Mask> masks;
+    for (int v = 0; left != nullptr && v < vectors; ++v) masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
+    std::vector<Vec> c = InitC(height * vectors);
+    const Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_));
+    const Ptr panel = PanelAt(n);
+    b_.For(b_.Const(0), k_, 1, Carry(c), [&](Int k) {
+      std::vector<Vec> row;
+      for (int v = 0; v < vectors; ++v) row.push_back(LoadB(panel, k, v, masks));
+      for (int r = 0; r < height; ++r) {
+        const Vec x = LoadA(a, r, k);
+        for (int v = 0; v < vectors; ++v) Product(x, row[static_cast<size_t>(v)], c[static_cast<size_t>(r * vectors + v)]);
+      }
+    });
+    for (int r = 0; r < height; ++r) {
+      for (int v = 0; v < vectors; ++v) StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
+    }
+  }
+
+  std::vector<Vec> InitC(int count) { return std::vector<Vec>(static_cast<size_t>(count), b_.Splat(0.0)); }
+  static std::vector<Handle*> Carry(std::vector<Vec>& c) {
+    std::vector<Handle*> carried;
+    for (Vec& v : c) carried.push_back(&v);
+    return carried;
+  }
+
+  // Where the columns from n on begin, for k = 0.
+  Ptr PanelAt(Int n) {
+    if (spec_.packing == nullptr) return b_.Offset(bb_, spec_.b.dtype, b_.Mul(n, bn_));
+    return b_.Offset(bb_, spec_.b.dtype, b_.Mul(n, k_));  // [N/panel][K][panel]: n is a multiple of the panel
+  }
+
+  Vec LoadA(Ptr a, int r, Int k) {
+    const Int at = b_.Add(b_.Mul(b_.Const(r), am_), b_.Mul(k, ak_));
+    return b_.LoadSplat(spec_.a.dtype, b_.Offset(a, spec_.a.dtype, at));
+  }
+
+  // Vector v of row k of B.
+  Vec LoadB(Ptr panel, Int k, int v, const std::vector<Mask>& masks) {
+    const int lane = v * b_.lanes();
+    if (spec_.packing == nullptr) {
+      const Ptr at = b_.Offset(panel, spec_.b.dtype, b_.Add(b_.Mul(k, bk_), b_.Const(lane)));
+      return b_.Load(spec_.b.dtype, at, masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
+    }
+    const int width = spec_.packing->panel;
+    const Int start = b_.Mul(b_.Mul(b_.Const(lane / width), k_), b_.Const(width));
+    const Int at = b_.Add(b_.Add(start, b_.Const(lane % width)), b_.Mul(k, b_.Const(width)));
+    return b_.Load(spec_.b.dtype, b_.Offset(panel, spec_.b.dtype, at));  // panels are padded: no mask
+  }
+
+  void Product(Vec a, Vec row, Vec& c) { c = b_.Fma(a, row, c); }
+
+  // Where an epilogue has its place: what is stored of a finished sum.
+  Vec Finish(Vec c) { return c; }
+
+  void StoreC(Int m, Int n, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks) {
+    const Int column = b_.Add(n, b_.Const(v * b_.lanes()));
+    const Ptr at = ElementOfC(b_.Add(m, b_.Const(r)), column);
+    int64_t stride;
+    if (b_.IsConst(cn_, &stride) && stride == 1) {
+      b_.Store(spec_.c.dtype, at, c, masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
+    } else {
+      b_.StoreStrided(spec_.c.dtype, at, cn_, left == nullptr ? b_.Const(b_.lanes()) : b_.Sub(*left, b_.Const(v * b_.lanes())), c);
+    }
+  }
+
+  Ptr ElementOfC(Int m, Int n) { return b_.Offset(c_, spec_.c.dtype, b_.Add(b_.Mul(m, cm_), b_.Mul(n, cn_))); }
+
+  // height x width dot products; both matrices are contiguous along k.
+  void DotTile(Int m, Int n, int height, int width) {
+    std::vector<Vec> c = InitC(height * width);
+    const Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_)), bb = b_.Offset(bb_, spec_.b.dtype, b_.Mul(n, bn_));
+    const auto step = [&](Int k, const Mask* mask) {
+      std::vector<Vec> rows;
+      for (int r = 0; r < height; ++r) {
+        rows.push_back(b_.Load(spec_.a.dtype, b_.Offset(a, spec_.a.dtype, b_.Add(b_.Mul(b_.Const(r), am_), k)), mask));
+      }
+      for (int w = 0; w < width; ++w) {
+        const Vec y = b_.Load(spec_.b.dtype, b_.Offset(bb, spec_.b.dtype, b_.Add(b_.Mul(b_.Const(w), bn_), k)), mask);
+        for (int r = 0; r < height; ++r) Product(rows[static_cast<size_t>(r)], y, c[static_cast<size_t>(r * width + w)]);
+      }
+    };
+    const Int lanes = b_.Const(b_.lanes());
+    const Int whole = b_.Mul(b_.Div(k_, lanes), lanes);
+    b_.For(b_.Const(0), whole, b_.lanes(), Carry(c), [&](Int k) { step(k, nullptr); });
+    int64_t known;
+    if (!b_.IsConst(k_, &known) || known % b_.lanes() != 0) {
+      b_.For(whole, k_, b_.lanes(), Carry(c), [&](Int k) {
+        const Mask mask = b_.FirstLanes(b_.Sub(k_, k));
+        step(k, &mask);
+      });
+    }
+    for (int r = 0; r < height; ++r) {
+      for (int w = 0; w < width; ++w) {
+        const Vec sum = Finish(b_.ReduceAdd(c[static_cast<size_t>(r * width + w)]));
+        b_.StoreFirst(spec_.c.dtype, ElementOfC(b_.Add(m, b_.Const(r)), b_.Add(n, b_.Const(w))), sum);
+      }
+    }
+  }
+
+  const GemmSpec& spec_;
+  const Tile& tile_;
+  VectorBuilder& b_;
+  Int m_, n_, k_, am_, ak_, bk_, bn_, cm_, cn_;
+  Ptr a_, bb_, c_;  // of the batch index at hand
+};
+
+}  // namespace
+
+void EmitGemm(const GemmSpec& spec, const Tile& tile, VectorBuilder& b) { GemmEmitter(spec, tile, b).Emit(); }
+
+}  // namespace sinter

@@ -1,0 +1,485 @@
+#include "backend/kernel_spec.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+
+namespace sinter {
+namespace {
+
+bool SameExceptOnes(const Dims& a, const Dims& b) {
+  const auto strip = [](const Dims& dims) {
+    Dims out;
+    for (const DimExpr& d : dims) {
+      if (!d.is_one()) out.push_back(d);
+    }
+    return out;
+  };
+  return strip(a) == strip(b);
+}
+
+bool IsDense(const std::vector<DimExpr>& strides, const Dims& dims) {
+  const std::vector<DimExpr> dense = DenseStrides(dims);
+  for (size_t i = 0; i < dims.size(); ++i) {
+    if (!dims[i].is_one() && !(strides[i] == dense[i])) return false;
+  }
+  return true;
+}
+
+std::optional<View> ResolveReshape(View from, const Dims& old_dims, const Dims& dims) {
+  if (IsDense(from.strides, old_dims)) return View{from.base, from.offset, DenseStrides(dims)};
+  if (!SameExceptOnes(old_dims, dims)) return std::nullopt;
+  View view{from.base, from.offset, {}};
+  size_t old = 0;
+  for (const DimExpr& d : dims) {
+    if (d.is_one()) {
+      view.strides.push_back(0);
+      continue;
+    }
+    while (old_dims[old].is_one()) ++old;
+    view.strides.push_back(from.strides[old++]);
+  }
+  return view;
+}
+
+}  // namespace
+
+std::vector<DimExpr> DenseStrides(absl::Span<const DimExpr> dims) {
+  std::vector<DimExpr> strides(dims.size(), DimExpr(1));
+  for (size_t i = dims.size(); i-- > 1;) strides[i - 1] = strides[i] * dims[i];
+  return strides;
+}
+
+std::optional<View> ResolveView(const Graph& graph, ValueId value) {
+  const ValueData& data = graph.value(value);
+  if (!data.def.valid() || !graph.op(data.def).def().Has(kView)) {
+    return View{value, 0, DenseStrides(data.type.dims)};
+  }
+  const OpId op = data.def;
+  const ValueId x = graph.op(op).fields.operands[0];
+  const Dims& x_dims = graph.type(x).dims;
+  if (auto kv = graph.As<ops::KvView>(op)) {
+    const DimExpr &groups = x_dims[1], &capacity = x_dims[2], &width = x_dims[3];
+    if (ResolveView(graph, x)->base != x) return std::nullopt;
+    const DimExpr plane = groups * capacity * width;
+    return View{x, data.index == 0 ? DimExpr(0) : plane, {capacity * width, width, 1}};
+  }
+  std::optional<View> from = ResolveView(graph, x);
+  if (!from) return std::nullopt;
+  const std::vector<DimExpr>& s = from->strides;
+  if (auto heads = graph.As<ops::Heads>(op)) {
+    const DimExpr &q = data.type.dims[1], &d = data.type.dims[3];
+    return View{from->base, from->offset + DimExpr(heads->first) * s[1], {q * d * s[1], d * s[1], s[0], s[1]}};
+  }
+  if (auto slice = graph.As<ops::Slice>(op)) {
+    const size_t axis = static_cast<size_t>(slice->axis < 0 ? slice->axis + graph.type(x).rank() : slice->axis);
+    from->offset = from->offset + slice->first * s[axis];
+    return from;
+  }
+  if (auto transpose = graph.As<ops::Transpose>(op)) {
+    View view{from->base, from->offset, {}};
+    for (int64_t axis : transpose->perm) view.strides.push_back(s[static_cast<size_t>(axis)]);
+    return view;
+  }
+  if (auto repeat = graph.As<ops::Repeat>(op)) {
+    const size_t axis = static_cast<size_t>(repeat->axis < 0 ? repeat->axis + graph.type(x).rank() : repeat->axis);
+    if (repeat->times == 1) return from;
+    if (!x_dims[axis].is_one()) return std::nullopt;
+    from->strides[axis] = 0;
+    return from;
+  }
+  if (graph.op(op).kind() == OpKind::kReshape) return ResolveReshape(*from, x_dims, data.type.dims);
+  return std::nullopt;
+}
+
+namespace {
+
+// Builds the spec of one body.
+class SpecBuilder {
+ public:
+  SpecBuilder(const Graph& body, absl::Span<const std::string> packs) : body_(body), packs_(packs) {
+    for (size_t i = 0; i < body.params().size(); ++i) operand_[body.params()[i]] = static_cast<uint32_t>(i);
+  }
+
+  absl::StatusOr<KernelSpec> Build() {
+    OpId gemm, loop, append;
+    bool moves = false, computes = false;
+    for (OpId id : body_.order()) {
+      const OpData& op = body_.op(id);
+      if (op.kind() == OpKind::kGemm) gemm = id;
+      if (op.kind() == OpKind::kLoop) loop = id;
+      if (op.kind() == OpKind::kKvAppend) append = id;
+      moves |= op.kind() == OpKind::kTake || op.kind() == OpKind::kMergeHeads;
+      computes |= op.def().Has(kElementwise) || op.kind() == OpKind::kRope || op.kind() == OpKind::kCausalMask;
+    }
+    spec_.body = &body_;
+    if (gemm.valid()) {
+      spec_.family = "gemm";
+      SINTER_RETURN_IF_ERROR(Gemm(gemm));
+      return std::move(spec_);
+    }
+    spec_.row.emplace();
+    if (loop.valid()) {
+      SINTER_RETURN_IF_ERROR(Loop(loop));
+    } else if (append.valid()) {
+      SINTER_RETURN_IF_ERROR(Append(append));
+    } else {
+      SINTER_RETURN_IF_ERROR(Rows());
+    }
+    SINTER_RETURN_IF_ERROR(CheckTypes(*spec_.row->expr));
+    spec_.family = append.valid() || (moves && !computes) || (!computes && !spec_.row->reduces) ? "move"
+                   : spec_.row->reduces                                                      ? "row"
+                                                                                             : "map";
+    const std::vector<DimExpr>& axes = spec_.row->axes;
+    for (size_t i = 0; i + 1 < axes.size(); ++i) {
+      spec_.extent.push_back({axes[i], i + 2 == axes.size() ? spec_.row->row_block : 1});
+    }
+    return std::move(spec_);
+  }
+
+ private:
+  absl::Status No(absl::string_view what) const {
+    return absl::UnimplementedError(absl::StrCat("no kernel for @", body_.name(), ": ", what));
+  }
+
+  // The operand that a parameter or a non-state result is.
+  absl::StatusOr<uint32_t> ResultOperand(size_t result) const {
+    uint32_t operand = static_cast<uint32_t>(body_.params().size());
+    for (size_t i = 0; i < result; ++i) operand += body_.type(body_.results()[i]).state ? 0 : 1;
+    return operand;
+  }
+
+  // An access to the elements of `value`, which must be a view of a parameter, with its own strides.
+  absl::StatusOr<Access> AccessOf(ValueId value) const {
+    std::optional<View> view = ResolveView(body_, value);
+    if (!view) return No("a view that strides cannot express");
+    const auto operand = operand_.find(view->base);
+    if (operand == operand_.end()) return No(absl::StrCat("a view of the computed value %", body_.value(view->base).name));
+    if (!packs_.empty() && !packs_[operand->second].empty()) return No("a packed weight outside a product");
+    return Access{operand->second, body_.type(value).dtype, body_.type(view->base).state, view->offset, view->strides, {}};
+  }
+
+  // Aligns an access of rank r at the last of `dims.size()` axes; axes where the value has a literal 1 get stride 0.
+  static void AlignTo(Access& access, const Dims& value_dims, size_t rank) {
+    std::vector<DimExpr> strides(rank, DimExpr(0));
+    const size_t skip = rank - value_dims.size();
+    for (size_t i = 0; i < value_dims.size(); ++i) {
+      if (!value_dims[i].is_one()) strides[skip + i] = access.strides[i];
+    }
+    access.strides = std::move(strides);
+  }
+
+  absl::StatusOr<Access::Gather> GatherBy(ValueId index, DimExpr row_stride, size_t rank, size_t axis) const {
+    SINTER_ASSIGN_OR_RETURN(Access at, AccessOf(index));
+    Access::Gather gather{at.operand, at.dtype, at.offset, std::vector<DimExpr>(rank, DimExpr(0)), std::move(row_stride)};
+    gather.strides[axis] = at.strides[0];
+    return gather;
+  }
+
+  // Makes a leaf of `value` when it is a load, aligned to `rank` axes.
+  absl::Status AddLeaf(ValueId value, size_t rank) {
+    RowSpec& row = *spec_.row;
+    if (row.leaves.contains(value)) return absl::OkStatus();
+    const ValueData& data = body_.value(value);
+    const bool is_view = !data.def.valid() || body_.op(data.def).def().Has(kView);
+    const Dims& dims = data.type.dims;
+    if (is_view) {
+      SINTER_ASSIGN_OR_RETURN(Access access, AccessOf(value));
+      AlignTo(access, dims, rank);
+      row.leaves.emplace(value, std::move(access));
+    } else if (auto take = body_.As<ops::Take>(data.def)) {
+      SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(take->table));
+      if (IsQuantized(table.dtype)) return No("rows of a quantized table");
+      SINTER_ASSIGN_OR_RETURN(table.gather, GatherBy(take->rows, table.strides[0], rank, rank - 2));
+      table.strides[0] = 0;
+      AlignTo(table, dims, rank);
+      row.leaves.emplace(value, std::move(table));
+    } else if (auto mask = body_.As<ops::CausalMask>(data.def)) {
+      SINTER_ASSIGN_OR_RETURN(Access pos, AccessOf(mask->pos));
+      pos.strides.push_back(0);
+      AlignTo(pos, dims, rank);
+      row.leaves.emplace(value, std::move(pos));
+    } else if (auto rope = body_.As<ops::Rope>(data.def)) {
+      SINTER_RETURN_IF_ERROR(AddLeaf(rope->x, rank));
+      if (!row.leaves.contains(rope->x)) return No("rope of a computed value");
+      SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(rope->table));
+      SINTER_ASSIGN_OR_RETURN(table.gather, GatherBy(rope->pos, table.strides[0], rank, rank - 2));
+      table.strides.assign(rank, DimExpr(0));
+      table.strides[rank - 1] = 1;
+      row.leaves.emplace(value, std::move(table));
+    }
+    return absl::OkStatus();
+  }
+
+  // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float.
+  absl::Status CheckTypes(const Graph& expr) const {
+    for (OpId id : expr.order()) {
+      const OpData& op = expr.op(id);
+      if (op.def().Has(kView)) continue;
+      if (op.kind() == OpKind::kConstant && std::get<std::vector<double>>(op.fields.attrs[0]).size() != 1) {
+        return No("a constant of several values");
+      }
+      if (!op.def().Has(kElementwise) && !op.def().Has(kReduce)) continue;
+      if (op.kind() == OpKind::kDequantize) return No("dequantize");
+      for (ValueId v : op.fields.operands) {
+        const DType t = expr.type(v).dtype;
+        const bool mask = t == DType::kBool && op.kind() == OpKind::kSelect;
+        const bool convertible = IsInt(t) && t != DType::kI64 && op.kind() == OpKind::kConvert;
+        const bool real = IsFloat(t) && t != DType::kF64;
+        if (!mask && !convertible && !real) return No(absl::StrCat(op.def().name, " of ", Info(t).name));
+      }
+      const DType t = expr.type(op.results[0]).dtype;
+      if (!IsFloat(t) || t == DType::kF64) return No(absl::StrCat(op.def().name, " to ", Info(t).name));
+    }
+    const RowSpec& row = *spec_.row;
+    const auto plain = [](DType t) { return t == DType::kBool || IsInt(t); };
+    const auto simple = [](const DimExpr& stride) { return stride.is_one() || (stride.is_const() && stride.constant() == 0); };
+    for (const auto& [value, access] : row.leaves) {
+      if (IsQuantized(access.dtype) || access.dtype == DType::kF64) return No(absl::StrCat("elements of type ", Info(access.dtype).name));
+      const bool rope = expr.value(value).def.valid() && expr.op(expr.value(value).def).kind() == OpKind::kRope;
+      const DimExpr& stride = (rope ? row.leaves.at(expr.DefAs<ops::Rope>(value)->x) : access).strides.back();
+      if ((plain(access.dtype) && !simple(stride)) || (rope && !stride.is_one())) return No("a strided inner axis");
+    }
+    for (const RowSpec::Store& store : row.stores) {
+      if (plain(store.to.dtype) && !simple(store.to.strides.back())) return No("a strided inner axis");
+    }
+    return absl::OkStatus();
+  }
+
+  // Leaves of everything that the body computes.
+  absl::Status AddLeaves(size_t rank) {
+    for (OpId id : body_.order()) {
+      const OpData& op = body_.op(id);
+      if (op.def().Has(kView) || op.kind() == OpKind::kConstant) continue;
+      if (op.kind() == OpKind::kTake || op.kind() == OpKind::kCausalMask || op.kind() == OpKind::kRope) {
+        SINTER_RETURN_IF_ERROR(AddLeaf(op.results[0], rank));
+        continue;
+      }
+      if (op.kind() == OpKind::kKvAppend || op.kind() == OpKind::kMergeHeads || op.def().Has(kElementwise) ||
+          op.def().Has(kReduce)) {
+        for (ValueId v : op.fields.operands) {
+          if (v.valid() && !body_.type(v).state) SINTER_RETURN_IF_ERROR(AddLeaf(v, rank));
+        }
+        continue;
+      }
+      return No(absl::StrCat("op ", op.def().name, " beside others"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Rows() {
+    RowSpec& row = *spec_.row;
+    row.expr = &body_;
+    if (body_.results().size() != 1) return No("not one result");
+    ValueId result = body_.results()[0];
+    Dims axes = body_.type(result).dims;
+    std::vector<DimExpr> store = DenseStrides(axes);
+    int64_t reduced_from_end = 0;  // 1: the last axis
+    for (OpId id : body_.order()) {
+      const OpData& op = body_.op(id);
+      if (!op.def().Has(kReduce)) continue;
+      const ValueId x = op.fields.operands[0];
+      const int64_t axis = std::get<int64_t>(op.fields.attrs[0]), rank = body_.type(x).rank();
+      const int64_t from_end = axis < 0 ? -axis : rank - axis;
+      if (reduced_from_end != 0 && reduced_from_end != from_end) return No("reductions along different axes");
+      reduced_from_end = from_end;
+      if (axes.size() < body_.type(x).dims.size()) return No("a reduction of more axes than the result has");
+      const size_t at = axes.size() - static_cast<size_t>(from_end);
+      if (axes[at].is_one()) axes[at] = body_.type(x).dims[static_cast<size_t>(rank - from_end)];
+    }
+    row.reduces = reduced_from_end != 0;
+    if (auto merge = body_.DefAs<ops::MergeHeads>(result)) {
+      result = merge->x;
+      axes = body_.type(result).dims;
+      const DimExpr columns = axes[0] * axes[1] * axes[3];
+      store = {axes[1] * axes[3], axes[3], columns, 1};
+    }
+    const auto repeat = body_.DefAs<ops::Repeat>(result);
+    const bool repeats = repeat && !ResolveView(body_, result);
+    if (repeats) {  // [.., n, ..] -> [.., n, times, ..], stored densely
+      const size_t axis = static_cast<size_t>(repeat->axis < 0 ? repeat->axis + body_.type(result).rank() : repeat->axis);
+      SINTER_ASSIGN_OR_RETURN(Access from, AccessOf(repeat->x));
+      axes = body_.type(repeat->x).dims;
+      axes.insert(axes.begin() + static_cast<int64_t>(axis) + 1, DimExpr(repeat->times));
+      from.strides.insert(from.strides.begin() + static_cast<int64_t>(axis) + 1, DimExpr(0));
+      store = DenseStrides(axes);
+      row.leaves.emplace(result, std::move(from));
+    } else {
+      SINTER_RETURN_IF_ERROR(AddLeaf(result, axes.size()));
+      SINTER_RETURN_IF_ERROR(AddLeaves(axes.size()));
+    }
+    SINTER_ASSIGN_OR_RETURN(uint32_t operand, ResultOperand(0));
+    Access to{operand, body_.type(result).dtype, false, 0, std::move(store), {}};
+    if (row.reduces && body_.type(result).dims[axes.size() - static_cast<size_t>(reduced_from_end)].is_one()) {
+      to.strides[axes.size() - static_cast<size_t>(reduced_from_end)] = 0;
+    }
+    row.stores.push_back({result, std::move(to)});
+    row.axes.assign(axes.begin(), axes.end());
+    if (reduced_from_end > 1) MoveInner(axes.size() - static_cast<size_t>(reduced_from_end));
+    if (row.axes.empty()) return No("a value without axes");
+    return absl::OkStatus();
+  }
+
+  // Makes `axis` the inner axis of everything.
+  void MoveInner(size_t axis) {
+    const auto move = [axis](std::vector<DimExpr>& v) { std::rotate(v.begin() + static_cast<int64_t>(axis), v.begin() + static_cast<int64_t>(axis) + 1, v.end()); };
+    RowSpec& row = *spec_.row;
+    move(row.axes);
+    for (auto& [value, access] : row.leaves) {
+      move(access.strides);
+      if (access.gather) move(access.gather->strides);
+    }
+    for (RowSpec::Store& store : row.stores) move(store.to.strides);
+  }
+
+  absl::Status Loop(OpId id) {
+    const ops::Loop loop = *body_.As<ops::Loop>(id);
+    const Graph& expr = body_.module().graph(loop.body.id);
+    RowSpec& row = *spec_.row;
+    row.expr = &expr;
+    row.reduces = true;
+    row.row_block = 64;
+    const std::vector<std::string> over = absl::StrSplit(loop.over, ' ', absl::SkipEmpty());
+    const Dims& dims = body_.type(body_.op(id).results[0]).dims;
+    row.axes.assign(dims.begin(), dims.end());
+    row.axes.push_back(1);
+    for (size_t i = 0; i < loop.args.size(); ++i) {
+      SINTER_ASSIGN_OR_RETURN(Access from, AccessOf(loop.args[i]));
+      const std::vector<std::string> letters = absl::StrSplit(loop.slices[i], ' ', absl::SkipEmpty());
+      std::vector<DimExpr> strides(row.axes.size(), DimExpr(0));
+      for (size_t j = 0; j < letters.size(); ++j) {
+        const size_t axis = letters[j] == "." ? over.size()
+                                              : static_cast<size_t>(std::find(over.begin(), over.end(), letters[j]) - over.begin());
+        strides[axis] = strides[axis] + from.strides[j];
+        if (letters[j] == ".") row.axes.back() = body_.type(loop.args[i]).dims[j];
+      }
+      from.strides = std::move(strides);
+      row.leaves.emplace(expr.params()[i], std::move(from));
+    }
+    SINTER_ASSIGN_OR_RETURN(uint32_t operand, ResultOperand(0));
+    std::vector<DimExpr> strides = DenseStrides(dims);
+    strides.push_back(0);
+    row.stores.push_back({expr.results()[0], Access{operand, DType::kF32, false, 0, std::move(strides), {}}});
+    return absl::OkStatus();
+  }
+
+  absl::Status Append(OpId id) {
+    const ops::KvAppend append = *body_.As<ops::KvAppend>(id);
+    RowSpec& row = *spec_.row;
+    row.expr = &body_;
+    const Dims& cache = body_.type(append.cache).dims;
+    const DimExpr &groups = cache[1], &capacity = cache[2], &width = cache[3];
+    const Dims& k = body_.type(append.k).dims;
+    row.axes.assign(k.begin(), k.end());  // [G,1,T,D]
+    SINTER_RETURN_IF_ERROR(AddLeaves(4));
+    SINTER_ASSIGN_OR_RETURN(Access::Gather at, GatherBy(append.pos, width, 4, 2));
+    for (const auto& [value, plane] : {std::pair{append.k, DimExpr(0)}, std::pair{append.v, groups * capacity * width}}) {
+      Access to{operand_[append.cache], body_.type(append.cache).dtype, true, plane, {capacity * width, 0, 0, 1}, at};
+      row.stores.push_back({value, std::move(to)});
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Gemm(OpId id) {
+    const ops::Gemm gemm = *body_.As<ops::Gemm>(id);
+    GemmSpec& spec = spec_.gemm.emplace();
+    const ValueId product = body_.op(id).results[0];
+    const Dims& c_dims = body_.type(product).dims;
+    const size_t batch = c_dims.size() - 2;
+    spec.batch.assign(c_dims.begin(), c_dims.begin() + static_cast<int64_t>(batch));
+    spec.m = c_dims[batch];
+    spec.n = c_dims[batch + 1];
+
+    SINTER_ASSIGN_OR_RETURN(spec.a, AccessOf(gemm.a));
+    const Dims& a_dims = body_.type(gemm.a).dims;
+    spec.k = a_dims[batch + (gemm.trans_a ? 0 : 1)];
+    if (gemm.trans_a) std::swap(spec.a.strides[batch], spec.a.strides[batch + 1]);
+
+    const ValueId result = body_.results()[0];
+    std::vector<DimExpr> store = DenseStrides(c_dims);
+    if (auto merge = body_.DefAs<ops::MergeHeads>(result); merge && merge->x == product) {
+      store = {c_dims[1] * c_dims[3], c_dims[3], c_dims[0] * c_dims[1] * c_dims[3], 1};
+    } else if (result != product) {
+      return No("ops after a product");
+    }
+    SINTER_ASSIGN_OR_RETURN(uint32_t operand, ResultOperand(0));
+    spec.c = Access{operand, body_.type(result).dtype, false, 0, std::move(store), {}};
+
+    const auto b_operand = operand_.find(gemm.b);
+    const bool packed = b_operand != operand_.end() && !packs_.empty() && !packs_[b_operand->second].empty();
+    if (packed) {
+      SINTER_ASSIGN_OR_RETURN(spec.packing, FindPacking(packs_[b_operand->second]));
+      if (spec.packing->k_major == gemm.trans_b) return No("a weight packed for the other transposition");
+      spec.b = Access{b_operand->second, body_.type(gemm.b).dtype, false, 0, std::vector<DimExpr>(batch + 2, DimExpr(0)), {}};
+    } else {
+      SINTER_ASSIGN_OR_RETURN(spec.b, AccessOf(gemm.b));
+      const Dims& b_dims = body_.type(gemm.b).dims;
+      std::vector<DimExpr>& s = spec.b.strides;
+      if (gemm.trans_b) std::swap(s[s.size() - 2], s[s.size() - 1]);
+      // Batch axes of b align with those of a from the first on.
+      std::vector<DimExpr> strides(batch + 2, DimExpr(0));
+      for (size_t i = 0; i + 2 < s.size(); ++i) strides[i] = b_dims[i].is_one() ? DimExpr(0) : s[i];
+      strides[batch] = s[s.size() - 2];
+      strides[batch + 1] = s[s.size() - 1];
+      s = std::move(strides);
+    }
+    if (IsQuantized(spec.b.dtype)) return No("a product with a quantized matrix");
+    for (size_t i = 0; i < batch; ++i) {
+      if (a_dims[i].is_one()) spec.a.strides[i] = 0;
+    }
+    const bool row_of_b = packed || spec.b.strides[batch + 1].is_one();
+    if (row_of_b) {
+      spec.shape = spec.m.is_one() ? TileShape::kGemv : TileShape::kOuter;
+    } else if (spec.b.strides[batch].is_one() && spec.a.strides[batch + 1].is_one()) {
+      spec.shape = TileShape::kDot;
+    } else {
+      return No("a product whose second matrix is contiguous along neither axis");
+    }
+    for (const DimExpr& d : spec.batch) spec_.extent.push_back({d, 1});
+    spec_.extent.push_back({spec.m, spec.m_block});
+    spec_.extent.push_back({spec.n, spec.n_block});
+    return absl::OkStatus();
+  }
+
+  const Graph& body_;
+  absl::Span<const std::string> packs_;
+  absl::flat_hash_map<ValueId, uint32_t> operand_;
+  KernelSpec spec_;
+};
+
+}  // namespace
+
+absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs) {
+  return SpecBuilder(body, packs).Build();
+}
+
+absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId id) {
+  const ops::Kernel kernel = *graph.As<ops::Kernel>(id);
+  std::vector<std::string> packs;
+  for (ValueId arg : kernel.args) {
+    const auto weight = graph.DefAs<ops::Weight>(arg);
+    packs.push_back(weight ? weight->pack : "");
+  }
+  return SpecOf(graph.module().graph(kernel.body.id), packs);
+}
+
+std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand) {
+  std::vector<const Access*> found;
+  const auto look = [&](const Access& access) {
+    if (access.operand == operand || (access.gather && access.gather->operand == operand)) found.push_back(&access);
+  };
+  if (spec.row) {
+    for (const auto& [value, access] : spec.row->leaves) look(access);
+    for (const RowSpec::Store& store : spec.row->stores) look(store.to);
+  }
+  if (spec.gemm) {
+    look(spec.gemm->a);
+    look(spec.gemm->b);
+    look(spec.gemm->c);
+  }
+  return found;
+}
+
+}  // namespace sinter

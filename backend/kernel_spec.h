@@ -1,0 +1,97 @@
+// What a kernel computes and how its work is cut: derived from a body graph, asked by kernel selection, barrier planning and the
+// emitters. Knows no LLVM.
+//
+// A row kernel (families map, row and move) walks an iteration space: `axes`, of which the last, the inner axis, is vectorized. Every
+// leaf of its expression is an Access: operand elements by strides over the axes. Reductions run along the inner axis; a value that does not depend on the inner axis is per row.
+// A gemm kernel is C[batch.., m, n] = sum over k of A[batch.., m, k] * B[batch.., k, n].
+//
+// Errors are kUnimplemented: the body is well formed and no family computes it; the message says what stands in the way.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "backend/target.h"
+#include "ir/graph.h"
+
+namespace sinter {
+
+// An affine look at a parameter of a graph: element (i0, i1, ..) of the viewed value is element offset + sum(i_a * strides[a]).
+struct View {
+  ValueId base;
+  DimExpr offset;
+  std::vector<DimExpr> strides;  // one an axis of the viewed value
+};
+// Follows view ops up from `value` to the first value that is no view. nullopt when the chain is not affine.
+std::optional<View> ResolveView(const Graph& graph, ValueId value);
+// Strides of a dense row-major value.
+std::vector<DimExpr> DenseStrides(absl::Span<const DimExpr> dims);
+
+// Elements of one operand, by strides over the axes of a kernel.
+struct Access {
+  uint32_t operand = 0;  // of the kernel: parameters of the body first, then its results that are no states
+  DType dtype = DType::kF32;
+  bool state = false;    // the operand is a SinterState
+  DimExpr offset;
+  std::vector<DimExpr> strides;
+  // Rows that data choose: adds index * row_stride, where index is the integer element of `operand` at the strides given.
+  struct Gather {
+    uint32_t operand = 0;
+    DType dtype = DType::kI32;
+    DimExpr offset;
+    std::vector<DimExpr> strides;
+    DimExpr row_stride;
+  };
+  std::optional<Gather> gather;
+};
+
+struct ExtentFactor {
+  DimExpr expr;
+  int64_t block = 1;
+  friend bool operator==(const ExtentFactor&, const ExtentFactor&) = default;
+};
+
+struct RowSpec {
+  const Graph* expr = nullptr;                   // whose ops are emitted; the body, or the body of the loop in it
+  absl::flat_hash_map<ValueId, Access> leaves;   // values of expr that are loads
+  std::vector<DimExpr> axes;                     // the last is the inner axis
+  struct Store {
+    ValueId value;                               // of expr
+    Access to;
+  };
+  std::vector<Store> stores;
+  int64_t row_block = 1;  // rows (along the last outer axis) of a grain
+  bool reduces = false;
+};
+
+struct GemmSpec {
+  std::vector<DimExpr> batch;
+  DimExpr m, n, k;
+  Access a, b, c;                // strides over batch.., then (m,k), (k,n), (m,n)
+  const Packing* packing = nullptr;  // of b when it is a packed weight: strides of b are not used
+  TileShape shape = TileShape::kOuter;
+  int64_t m_block = 96, n_block = 64;  // rows and columns of a grain
+};
+
+struct KernelSpec {
+  std::string family;  // map, row, move, gemm
+  const Graph* body = nullptr;
+  std::optional<RowSpec> row;
+  std::optional<GemmSpec> gemm;
+  std::vector<ExtentFactor> extent;  // grains: the product of ceil(expr / block), the last factor fastest
+};
+
+// The spec of a body. `packs`: the packing of each parameter (an entry per parameter; "" for what is no packed weight).
+absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs);
+// The spec of a kernel op: its body and the packings of the weight ops that it reads.
+absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId kernel);
+
+// Every access of the kernel to an operand, stores included.
+std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand);
+
+}  // namespace sinter

@@ -1,0 +1,174 @@
+#include "backend/object.h"
+
+#include <llvm/ADT/SmallVector.h>
+#include <llvm/ExecutionEngine/JITLink/JITLinkMemoryManager.h>
+#include <llvm/ExecutionEngine/JITLink/x86_64.h>
+#include <llvm/ExecutionEngine/Orc/Core.h>
+#include <llvm/ExecutionEngine/Orc/ExecutorProcessControl.h>
+#include <llvm/ExecutionEngine/Orc/ObjectLinkingLayer.h>
+#include <llvm/IR/LegacyPassManager.h>
+#include <llvm/IR/Module.h>
+#include <llvm/IR/Verifier.h>
+#include <llvm/MC/TargetRegistry.h>
+#include <llvm/Support/MemoryBuffer.h>
+#include <llvm/Support/TargetSelect.h>
+#include <llvm/Support/raw_ostream.h>
+#include <llvm/Target/TargetMachine.h>
+
+#include <cstring>
+#include <mutex>
+
+#include "absl/strings/str_cat.h"
+#include "base/checked.h"
+#include "base/status.h"
+#include "runtime/features.h"
+
+namespace sinter {
+namespace {
+
+constexpr char kTriple[] = "x86_64-unknown-linux-gnu";
+
+absl::StatusOr<std::unique_ptr<llvm::TargetMachine>> MakeMachine(const Target& target) {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    LLVMInitializeX86TargetInfo();
+    LLVMInitializeX86Target();
+    LLVMInitializeX86TargetMC();
+    LLVMInitializeX86AsmPrinter();
+  });
+  std::string error;
+  const llvm::Target* llvm_target = llvm::TargetRegistry::lookupTarget(kTriple, error);
+  if (llvm_target == nullptr) return absl::InternalError(absl::StrCat("LLVM: ", error));
+  llvm::TargetOptions options;
+  std::unique_ptr<llvm::TargetMachine> machine(llvm_target->createTargetMachine(
+      kTriple, {target.llvm_cpu.data(), target.llvm_cpu.size()}, LlvmFeatures(target.features), options, llvm::Reloc::PIC_,
+      llvm::CodeModel::Small, llvm::CodeGenOptLevel::Less));
+  if (machine == nullptr) return absl::InternalError("LLVM: no target machine for x86-64");
+  return machine;
+}
+
+absl::StatusOr<std::string> Generate(const Emitted& kernel, const Target& target, llvm::CodeGenFileType kind) {
+  SINTER_ASSIGN_OR_RETURN(std::unique_ptr<llvm::TargetMachine> machine, MakeMachine(target));
+  llvm::Module& module = *kernel.module;
+  module.setTargetTriple(kTriple);
+  module.setDataLayout(machine->createDataLayout());
+  std::string problem;
+  llvm::raw_string_ostream problems(problem);
+  if (llvm::verifyModule(module, &problems)) return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
+  llvm::SmallVector<char, 0> buffer;
+  llvm::raw_svector_ostream out(buffer);
+  llvm::legacy::PassManager passes;
+  if (machine->addPassesToEmitFile(passes, out, nullptr, kind)) return absl::InternalError("LLVM cannot emit this kind of file");
+  passes.run(module);
+  return std::string(buffer.data(), buffer.size());
+}
+
+namespace jitlink = llvm::jitlink;
+namespace orc = llvm::orc;
+
+// Gives each segment of each object the next place of one slab, in the order of linking.
+class SlabMemory : public jitlink::JITLinkMemoryManager {
+ public:
+  explicit SlabMemory(size_t capacity) : slab_(capacity + kAlign) {
+    base_ = reinterpret_cast<uint8_t*>(AlignUp(reinterpret_cast<int64_t>(slab_.data()), kAlign));
+    capacity_ = capacity;
+  }
+
+  void allocate(const jitlink::JITLinkDylib*, jitlink::LinkGraph& graph, OnAllocatedFunction done) override {
+    for (jitlink::Block* block : graph.blocks()) {
+      for (const jitlink::Edge& edge : block->edges()) {
+        const jitlink::Edge::Kind kind = edge.getKind();
+        if (kind == jitlink::x86_64::Pointer64 || kind == jitlink::x86_64::Pointer32 || kind == jitlink::x86_64::Pointer32Signed) {
+          return done(llvm::createStringError("an absolute relocation"));
+        }
+      }
+    }
+    jitlink::BasicLayout layout(graph);
+    for (auto& [group, segment] : layout.segments()) {
+      used_ = static_cast<size_t>(AlignUp(static_cast<int64_t>(used_), std::max<int64_t>(kAlign, static_cast<int64_t>(segment.Alignment.value()))));
+      const size_t size = segment.ContentSize + segment.ZeroFillSize;
+      if (size > capacity_ - used_) return done(llvm::createStringError("the image outgrew its slab"));
+      segment.WorkingMem = reinterpret_cast<char*>(base_ + used_);
+      segment.Addr = orc::ExecutorAddr::fromPtr(base_ + used_);
+      used_ += size;
+    }
+    if (llvm::Error error = layout.apply()) return done(std::move(error));
+    done(std::make_unique<Linked>());
+  }
+  using JITLinkMemoryManager::allocate;
+
+  void deallocate(std::vector<FinalizedAlloc> allocations, OnDeallocatedFunction done) override {
+    for (FinalizedAlloc& allocation : allocations) allocation.release();
+    done(llvm::Error::success());
+  }
+  using JITLinkMemoryManager::deallocate;
+
+  const uint8_t* base() const { return base_; }
+  size_t used() const { return used_; }
+
+ private:
+  static constexpr int64_t kAlign = 64;
+  struct Linked : InFlightAlloc {
+    void finalize(OnFinalizedFunction done) override { done(FinalizedAlloc(orc::ExecutorAddr(1))); }
+    void abandon(OnAbandonedFunction done) override { done(llvm::Error::success()); }
+  };
+  std::vector<uint8_t> slab_;
+  uint8_t* base_ = nullptr;
+  size_t capacity_ = 0, used_ = 0;
+};
+
+absl::Status Failed(absl::string_view symbol, llvm::Error error) {
+  return absl::InternalError(absl::StrCat("cannot link kernel ", symbol, ": ", llvm::toString(std::move(error))));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> IrText(const Emitted& kernel) {
+  std::string text, problem;
+  llvm::raw_string_ostream problems(problem), out(text);
+  if (llvm::verifyModule(*kernel.module, &problems)) return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
+  kernel.module->print(out, nullptr);
+  return text;
+}
+
+absl::StatusOr<std::string> CompileToObject(const Emitted& kernel, const Target& target) {
+  return Generate(kernel, target, llvm::CodeGenFileType::ObjectFile);
+}
+
+absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernel, const Target& target) {
+  return Generate(kernel, target, llvm::CodeGenFileType::AssemblyFile);
+}
+
+absl::StatusOr<LinkedImage> LinkImage(absl::Span<const std::string> objects, absl::Span<const std::string> symbols) {
+  size_t capacity = 4096;
+  for (const std::string& object : objects) capacity += object.size() + 1024;
+  SlabMemory memory(capacity);
+  LinkedImage image;
+  orc::ExecutionSession session(std::make_unique<orc::UnsupportedExecutorProcessControl>(nullptr, nullptr, kTriple, 4096));
+  // What fails is reported by the lookup; the session's own log would say it twice.
+  session.setErrorReporter([](llvm::Error error) { llvm::consumeError(std::move(error)); });
+  absl::Status status;
+  {
+    orc::ObjectLinkingLayer layer(session, memory);
+    orc::JITDylib& dylib = session.createBareJITDylib("image");
+    for (size_t i = 0; i < objects.size() && status.ok(); ++i) {
+      llvm::Error added = layer.add(dylib, llvm::MemoryBuffer::getMemBufferCopy(objects[i], symbols[i]));
+      if (added) {
+        status = Failed(symbols[i], std::move(added));
+        break;
+      }
+      llvm::Expected<orc::ExecutorSymbolDef> found = session.lookup({&dylib}, session.intern(symbols[i]));
+      if (!found) {
+        status = Failed(symbols[i], found.takeError());
+        break;
+      }
+      image.entry_points.push_back(static_cast<uint64_t>(found->getAddress().toPtr<const uint8_t*>() - memory.base()));
+    }
+    if (llvm::Error ended = session.endSession()) llvm::consumeError(std::move(ended));
+  }
+  if (!status.ok()) return status;
+  image.bytes.assign(memory.base(), memory.base() + memory.used());
+  return image;
+}
+
+}  // namespace sinter

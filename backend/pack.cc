@@ -1,0 +1,91 @@
+#include "backend/pack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "base/checked.h"
+#include "base/status.h"
+
+namespace sinter {
+namespace {
+
+constexpr int64_t kUnitBytes = int64_t{1} << 20;  // of the file, about
+
+struct Matrix {
+  int64_t rows, columns, row_bytes, elem_bytes;
+};
+
+Matrix MatrixOf(const Type& type) {
+  Matrix m{type.dims[0].constant(), 1, 0, Info(type.dtype).block_bytes};
+  for (size_t i = 1; i < type.dims.size(); ++i) m.columns *= type.dims[i].constant();
+  m.row_bytes = ElemBytes(type.dtype, m.columns);
+  return m;
+}
+
+// Rows of the file in a unit: whole panels where the panel runs over rows.
+int64_t UnitRows(const Matrix& m, const Packing& packing) {
+  const int64_t rows = std::max<int64_t>(1, kUnitBytes / std::max<int64_t>(1, m.row_bytes));
+  return packing.panel > 0 && !packing.k_major ? AlignUp(rows, packing.panel) : rows;
+}
+
+// Panels of [N,K] rows: out[p][k][i] = in[p*panel + i][k].
+template <typename Elem>
+void PackPanels(const Elem* in, int64_t rows, int64_t k, int64_t panel, Elem* out) {
+  for (int64_t p = 0; p * panel < rows; ++p) {
+    const int64_t width = std::min(panel, rows - p * panel);
+    for (int64_t i = 0; i < width; ++i) {
+      const Elem* row = in + (p * panel + i) * k;
+      Elem* column = out + p * panel * k + i;
+      for (int64_t j = 0; j < k; ++j) column[j * panel] = row[j];
+    }
+  }
+}
+
+// One panel of [K,N] rows: out[k][i] = in[k][p*panel + i].
+template <typename Elem>
+void PackColumns(const Elem* in, int64_t k, int64_t n, int64_t first, int64_t panel, Elem* out) {
+  const int64_t width = std::min(panel, n - first);
+  for (int64_t j = 0; j < k; ++j) std::copy_n(in + j * n + first, width, out + j * panel);
+}
+
+template <typename Elem>
+absl::Status PackAs(const Matrix& m, const Packing& packing, int64_t begin, int64_t end, const uint8_t* raw, const ByteSink& sink) {
+  const Elem* in = reinterpret_cast<const Elem*>(raw);
+  const int64_t panel = packing.panel;
+  if (!packing.k_major) {
+    std::vector<Elem> out(static_cast<size_t>(AlignUp(end - begin, panel) * m.columns));
+    PackPanels(in, end - begin, m.columns, panel, out.data());
+    return sink(begin * m.columns * m.elem_bytes, {reinterpret_cast<const uint8_t*>(out.data()), out.size() * sizeof(Elem)});
+  }
+  std::vector<Elem> out(static_cast<size_t>((end - begin) * panel));
+  for (int64_t first = 0; first < m.columns; first += panel) {
+    std::fill(out.begin(), out.end(), Elem{0});
+    PackColumns(in, end - begin, m.columns, first, panel, out.data());
+    const int64_t offset = (first * m.rows + begin * panel) * m.elem_bytes;
+    SINTER_RETURN_IF_ERROR(sink(offset, {reinterpret_cast<const uint8_t*>(out.data()), out.size() * sizeof(Elem)}));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int64_t PackUnits(const Type& type, const Packing& packing) {
+  const Matrix m = MatrixOf(type);
+  return CeilDiv(m.rows, UnitRows(m, packing));
+}
+
+absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read, const ByteSink& sink) {
+  const Matrix m = MatrixOf(type);
+  const int64_t unit_rows = UnitRows(m, packing);
+  const int64_t begin = unit * unit_rows, end = std::min(m.rows, begin + unit_rows);
+  // Room for the widest element, so that the buffer is aligned for all.
+  std::vector<uint64_t> raw(static_cast<size_t>(CeilDiv((end - begin) * m.row_bytes, 8)));
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(raw.data());
+  SINTER_RETURN_IF_ERROR(read(begin, end, {bytes, static_cast<size_t>((end - begin) * m.row_bytes)}));
+  if (packing.panel == 0) return sink(begin * m.row_bytes, {bytes, static_cast<size_t>((end - begin) * m.row_bytes)});
+  return m.elem_bytes == 2 ? PackAs<uint16_t>(m, packing, begin, end, bytes, sink)
+                           : PackAs<uint32_t>(m, packing, begin, end, bytes, sink);
+}
+
+}  // namespace sinter

@@ -1,0 +1,154 @@
+#include "backend/target.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/checked.h"
+#include "base/status.h"
+#include "runtime/cpu.h"
+
+namespace sinter {
+namespace {
+
+struct TileRow {
+  absl::string_view target;
+  Tile tile;
+};
+
+constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, dot = TileShape::kDot;
+constexpr TileRow kTiles[] = {
+#define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
+#include "backend/tiles.inc"
+#undef TILE
+};
+
+constexpr Packing kPackings[] = {
+#define PACKING(name, panel, k_major, layout) {#name, panel, k_major},
+#include "backend/packings.inc"
+#undef PACKING
+};
+
+std::vector<Target> MakeTargets() {
+  std::vector<Target> targets;
+  const auto add = [&targets](absl::string_view name, absl::string_view base, absl::string_view features, int bytes,
+                              int registers, absl::string_view cpu) {
+    Target target{name, base, {}, bytes, registers, cpu};
+    for (const Target& t : targets) {
+      if (t.name == base) target.features = t.features;
+    }
+    for (absl::string_view f : absl::StrSplit(features, ' ')) target.features.push_back(f);
+    targets.push_back(std::move(target));
+  };
+#define TARGET(name, base, features, bytes, registers, cpu) add(#name, #base, features, bytes, registers, cpu);
+#include "backend/targets.inc"
+#undef TARGET
+  return targets;
+}
+
+}  // namespace
+
+absl::Span<const Target> AllTargets() {
+  static const std::vector<Target>& targets = *new std::vector<Target>(MakeTargets());
+  return targets;
+}
+
+const Target* FindTarget(absl::string_view name) {
+  for (const Target& target : AllTargets()) {
+    if (target.name == name) return &target;
+  }
+  return nullptr;
+}
+
+bool HostRuns(const Target& target) {
+  return std::all_of(target.features.begin(), target.features.end(), [](absl::string_view f) { return HostHas(f); });
+}
+
+absl::StatusOr<const Target*> NativeTarget() {
+  const Target* best = nullptr;
+  for (const Target& target : AllTargets()) {
+    if (HostRuns(target)) best = &target;
+  }
+  if (best == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat(HostCpuName(), ": this CPU runs none of the targets; the weakest, ",
+                                                      AllTargets()[0].name, ", needs ",
+                                                      absl::StrJoin(AllTargets()[0].features, " ")));
+  }
+  return best;
+}
+
+absl::StatusOr<std::vector<const Target*>> ParseTargets(absl::string_view text) {
+  std::vector<const Target*> targets;
+  for (absl::string_view name : absl::StrSplit(text, ',')) {
+    const Target* target = FindTarget(name);
+    if (name == "native") {
+      SINTER_ASSIGN_OR_RETURN(target, NativeTarget());
+    } else if (target == nullptr) {
+      return absl::OutOfRangeError(absl::StrCat(
+          "unknown target \"", name, "\"; targets are native, ",
+          absl::StrJoin(AllTargets(), ", ", [](std::string* out, const Target& t) { absl::StrAppend(out, t.name); })));
+    }
+    targets.push_back(target);
+  }
+  std::sort(targets.begin(), targets.end());  // rows of one table: weakest first
+  targets.erase(std::unique(targets.begin(), targets.end()), targets.end());
+  return targets;
+}
+
+absl::string_view TileShapeName(TileShape shape) {
+  switch (shape) {
+    case TileShape::kOuter:
+      return "outer";
+    case TileShape::kGemv:
+      return "gemv";
+    case TileShape::kDot:
+      return "dot";
+  }
+  return "?";
+}
+
+Tile TileFor(const Target& target, TileShape shape) {
+  for (const TileRow& row : kTiles) {
+    if (row.target == target.name && row.tile.shape == shape) return row.tile;
+  }
+  return TileFor(*FindTarget(target.base), shape);  // the weakest target has every shape
+}
+
+std::string TileText(const Target& target, const Tile& tile) {
+  return absl::StrCat(target.name, ":", TileShapeName(tile.shape), ":", tile.rows, "x", tile.columns);
+}
+
+absl::StatusOr<Tile> ParseTile(absl::Span<const std::string> tiles, const Target& target) {
+  for (const std::string& text : tiles) {
+    for (TileShape shape : {TileShape::kOuter, TileShape::kGemv, TileShape::kDot}) {
+      const Tile tile = TileFor(target, shape);
+      if (text == TileText(target, tile)) return tile;
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat("no tile for target ", target.name, " among [", absl::StrJoin(tiles, ", "),
+                                                 "]; a kernel names one of the rows of tiles.inc for each target"));
+}
+
+absl::StatusOr<const Packing*> FindPacking(absl::string_view name) {
+  if (name.empty()) return &kPackings[0];
+  for (const Packing& packing : kPackings) {
+    if (packing.name == name) return &packing;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("unknown packing \"", name, "\""));
+}
+
+absl::StatusOr<int64_t> PackedBytes(const Type& type, const Packing& packing) {
+  const DimTable no_symbols;
+  if (packing.panel == 0) return MaxBytes(type, no_symbols);
+  if (type.rank() != 2 || IsQuantized(type.dtype)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("packing ", packing.name, " holds unquantized matrices, not ", ToString(type, no_symbols)));
+  }
+  Type padded = type;
+  DimExpr& n = padded.dims[packing.k_major ? 1 : 0];
+  n = AlignUp(n.constant(), packing.panel);
+  return MaxBytes(padded, no_symbols);
+}
+
+}  // namespace sinter

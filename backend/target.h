@@ -1,0 +1,58 @@
+// What the tables say of targets, tiles and packings. Knows no LLVM; passes and the code generator both ask here.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "ir/types.h"
+
+namespace sinter {
+
+struct Target {
+  absl::string_view name;
+  absl::string_view base;  // "none" for the weakest
+  std::vector<absl::string_view> features;  // all, those of the bases included; rows of features.inc
+  int vector_bytes;
+  int registers;
+  absl::string_view llvm_cpu;
+
+  int lanes() const { return vector_bytes / 4; }  // of f32
+};
+
+// In the order of targets.inc: weakest first.
+absl::Span<const Target> AllTargets();
+const Target* FindTarget(absl::string_view name);
+// "native", or names separated by commas; weakest first, without repetition. kOutOfRange for an unknown name, listing those there are.
+absl::StatusOr<std::vector<const Target*>> ParseTargets(absl::string_view text);
+// The strongest target that this CPU can run; kFailedPrecondition when it runs none.
+absl::StatusOr<const Target*> NativeTarget();
+bool HostRuns(const Target& target);
+
+enum class TileShape : uint8_t { kOuter, kGemv, kDot };
+absl::string_view TileShapeName(TileShape shape);
+
+struct Tile {
+  TileShape shape;
+  int rows, columns;
+};
+// The row of tiles.inc for a target (or for the nearest base that has one).
+Tile TileFor(const Target& target, TileShape shape);
+// "avx512:outer:6x64", as kernel ops list their tiles; and back.
+std::string TileText(const Target& target, const Tile& tile);
+absl::StatusOr<Tile> ParseTile(absl::Span<const std::string> tiles, const Target& target);
+
+struct Packing {
+  absl::string_view name;
+  int panel;
+  bool k_major;  // the weight is [K,N]
+};
+// "" is plain. kInvalidArgument for an unknown name.
+absl::StatusOr<const Packing*> FindPacking(absl::string_view name);
+// Bytes of a weight of this type in this packing; the type's dims are numbers. kInvalidArgument when the packing cannot hold it.
+absl::StatusOr<int64_t> PackedBytes(const Type& type, const Packing& packing);
+
+}  // namespace sinter

@@ -1,0 +1,435 @@
+#include "backend/vector_builder.h"
+
+#include <llvm/IR/IRBuilder.h>
+#include <llvm/IR/IntrinsicInst.h>
+#include <llvm/IR/LLVMContext.h>
+#include <llvm/IR/Module.h>
+
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/abi.h"
+#include "runtime/features.h"
+
+namespace sinter {
+
+using llvm::BasicBlock;
+using llvm::FixedVectorType;
+using llvm::Value;
+
+struct VectorBuilder::State {
+  const Target& target;
+  const DimTable& dims;
+  Emitted out;
+  llvm::IRBuilder<> b;
+  llvm::Function* function = nullptr;
+  BasicBlock* entry = nullptr;  // loads of operands and dims, at the top of the function
+  std::map<uint32_t, Value*> operands, pages;
+  std::vector<std::pair<DimExpr, Value*>> sizes;
+  Value* scratch = nullptr;
+
+  State(const Target& t, const DimTable& d) : target(t), dims(d), b(*out.context) {}
+
+  // Runs `make` with the insertion point at the end of the entry block.
+  template <typename Make>
+  Value* AtTop(const Make& make) {
+    llvm::IRBuilder<>::InsertPointGuard guard(b);
+    b.SetInsertPoint(entry->getTerminator());
+    return make();
+  }
+  Value* Field(size_t offset, llvm::Type* type) {
+    return b.CreateLoad(type, b.CreateConstInBoundsGEP1_64(b.getInt8Ty(), function->getArg(0), offset));
+  }
+  FixedVectorType* Lanes(llvm::Type* element) const { return FixedVectorType::get(element, static_cast<unsigned>(target.lanes())); }
+  FixedVectorType* Floats() { return Lanes(b.getFloatTy()); }
+  Value* SplatOf(Value* scalar) { return b.CreateVectorSplat(static_cast<unsigned>(target.lanes()), scalar); }
+  Value* Call(llvm::Intrinsic::ID id, llvm::ArrayRef<llvm::Type*> types, llvm::ArrayRef<Value*> args) {
+    return b.CreateIntrinsic(id, types, args);
+  }
+
+  // The type in which elements of `dtype` are loaded and stored. bf16 and f16 travel as 16-bit integers.
+  llvm::Type* StorageType(DType dtype) {
+    switch (Info(dtype).block_bytes) {
+      case 1:
+        return b.getInt8Ty();
+      case 2:
+        return b.getInt16Ty();
+      case 8:
+        return b.getInt64Ty();
+      default:
+        return dtype == DType::kF32 ? b.getFloatTy() : static_cast<llvm::Type*>(b.getInt32Ty());
+    }
+  }
+  llvm::Align AlignOf(DType dtype) const { return llvm::Align(static_cast<uint64_t>(Info(dtype).block_bytes)); }
+
+  // Storage to float, for scalars and vectors alike.
+  Value* Widen(DType dtype, Value* raw) {
+    llvm::Type* type = raw->getType();
+    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* { return type->isVectorTy() ? Lanes(element) : element; };
+    if (dtype == DType::kF16) {
+      return b.CreateFPExt(b.CreateBitCast(raw, same_shape(b.getHalfTy())), same_shape(b.getFloatTy()));
+    }
+    if (dtype == DType::kBF16) {
+      Value* bits = b.CreateShl(b.CreateZExt(raw, same_shape(b.getInt32Ty())), 16);
+      return b.CreateBitCast(bits, same_shape(b.getFloatTy()));
+    }
+    return raw;
+  }
+  Value* Narrow(DType dtype, Value* value) {
+    llvm::Type* type = value->getType();
+    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* { return type->isVectorTy() ? Lanes(element) : element; };
+    if (dtype == DType::kF16) {
+      return b.CreateBitCast(b.CreateFPTrunc(value, same_shape(b.getHalfTy())), same_shape(b.getInt16Ty()));
+    }
+    if (dtype == DType::kBF16) {
+      // Nearest even: add 0x7fff and the lowest kept bit; a NaN keeps its upper bits, made quiet.
+      llvm::Type* i32 = same_shape(b.getInt32Ty());
+      Value* bits = b.CreateBitCast(value, i32);
+      Value* lowest = b.CreateAnd(b.CreateLShr(bits, 16), llvm::ConstantInt::get(i32, 1));
+      Value* rounded = b.CreateAdd(b.CreateAdd(bits, llvm::ConstantInt::get(i32, 0x7fff)), lowest);
+      Value* quiet = b.CreateOr(bits, llvm::ConstantInt::get(i32, 0x400000));
+      Value* chosen = b.CreateSelect(b.CreateFCmpUNO(value, value), quiet, rounded);
+      return b.CreateTrunc(b.CreateLShr(chosen, 16), same_shape(b.getInt16Ty()));
+    }
+    return value;
+  }
+  Value* LoadVector(llvm::Type* element, llvm::Align align, Value* at, Value* mask) {
+    FixedVectorType* type = Lanes(element);
+    if (mask == nullptr) return b.CreateAlignedLoad(type, at, align);
+    return b.CreateMaskedLoad(type, at, align, mask, llvm::Constant::getNullValue(type));
+  }
+  void StoreVector(Value* value, llvm::Align align, Value* at, Value* mask) {
+    if (mask == nullptr) {
+      b.CreateAlignedStore(value, at, align);
+    } else {
+      b.CreateMaskedStore(value, at, align, mask);
+    }
+  }
+};
+
+Emitted::Emitted() : context(std::make_unique<llvm::LLVMContext>()), module(std::make_unique<llvm::Module>("kernel", *context)) {}
+Emitted::Emitted(Emitted&&) noexcept = default;
+Emitted& Emitted::operator=(Emitted&& other) noexcept {
+  module = std::move(other.module);  // before its context goes
+  context = std::move(other.context);
+  return *this;
+}
+Emitted::~Emitted() { module.reset(); }
+
+VectorBuilder::VectorBuilder(const Target& target, const std::string& symbol, const DimTable& dims)
+    : s_(std::make_unique<State>(target, dims)) {
+  llvm::IRBuilder<>& b = s_->b;
+  llvm::Type* params[] = {b.getPtrTy(), b.getInt64Ty(), b.getInt64Ty()};
+  s_->function = llvm::Function::Create(llvm::FunctionType::get(b.getVoidTy(), params, false), llvm::Function::ExternalLinkage,
+                                        symbol, *s_->out.module);
+  s_->function->addFnAttr(llvm::Attribute::NoUnwind);
+  s_->function->addFnAttr("target-cpu", {target.llvm_cpu.data(), target.llvm_cpu.size()});
+  s_->function->addFnAttr("target-features", LlvmFeatures(target.features));
+  s_->entry = BasicBlock::Create(*s_->out.context, "entry", s_->function);
+  BasicBlock* start = BasicBlock::Create(*s_->out.context, "start", s_->function);
+  b.SetInsertPoint(s_->entry);
+  b.CreateBr(start);
+  b.SetInsertPoint(start);
+}
+
+VectorBuilder::~VectorBuilder() = default;
+
+Emitted VectorBuilder::Finish() {
+  s_->b.CreateRetVoid();
+  return std::move(s_->out);
+}
+
+const Target& VectorBuilder::target() const { return s_->target; }
+
+Int VectorBuilder::Const(int64_t value) { return {s_->b.getInt64(static_cast<uint64_t>(value))}; }
+Int VectorBuilder::Begin() { return {s_->function->getArg(1)}; }
+Int VectorBuilder::End() { return {s_->function->getArg(2)}; }
+
+Int VectorBuilder::Dim(const DimExpr& expr) {
+  if (expr.is_const()) return Const(expr.constant());
+  for (const auto& [known, value] : s_->sizes) {
+    if (known == expr) return {value};
+  }
+  Value* value = s_->AtTop([&] {
+    Value* dims = s_->Field(offsetof(SinterKernelArgs, dims), s_->b.getPtrTy());
+    Value* sum = s_->b.getInt64(0);
+    for (const DimExpr::Term& term : expr.terms()) {
+      Value* product = s_->b.getInt64(static_cast<uint64_t>(term.coefficient));
+      for (DimId symbol : term.symbols) {
+        Value* at = s_->b.CreateConstInBoundsGEP1_64(s_->b.getInt64Ty(), dims, symbol.value);
+        product = s_->b.CreateMul(product, s_->b.CreateLoad(s_->b.getInt64Ty(), at));
+      }
+      sum = s_->b.CreateAdd(sum, product);
+    }
+    return sum;
+  });
+  s_->sizes.emplace_back(expr, value);
+  return {value};
+}
+
+Int VectorBuilder::Add(Int a, Int b) { return {s_->b.CreateNSWAdd(a.v, b.v)}; }
+Int VectorBuilder::Sub(Int a, Int b) { return {s_->b.CreateNSWSub(a.v, b.v)}; }
+Int VectorBuilder::Mul(Int a, Int b) {
+  int64_t c;
+  if ((IsConst(a, &c) && c == 0) || (IsConst(b, &c) && c == 0)) return Const(0);
+  if (IsConst(a, &c) && c == 1) return b;
+  if (IsConst(b, &c) && c == 1) return a;
+  return {s_->b.CreateNSWMul(a.v, b.v)};
+}
+Int VectorBuilder::Div(Int a, Int b) { return {s_->b.CreateUDiv(a.v, b.v)}; }
+Int VectorBuilder::Rem(Int a, Int b) { return {s_->b.CreateURem(a.v, b.v)}; }
+Int VectorBuilder::Min(Int a, Int b) {
+  int64_t x, y;
+  if (IsConst(a, &x) && IsConst(b, &y)) return Const(std::min(x, y));
+  return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::smin, a.v, b.v)};
+}
+Cond VectorBuilder::Less(Int a, Int b) { return {s_->b.CreateICmpSLT(a.v, b.v)}; }
+bool VectorBuilder::IsConst(Int a, int64_t* value) const {
+  const auto* constant = llvm::dyn_cast<llvm::ConstantInt>(a.v);
+  if (constant != nullptr) *value = constant->getSExtValue();
+  return constant != nullptr;
+}
+
+// A guard and a do-while loop: the form whose induction variables code generation folds into addresses.
+void VectorBuilder::For(Int begin, Int end, int64_t step, std::vector<Handle*> carried, const std::function<void(Int)>& body) {
+  int64_t first, last;
+  const bool known = IsConst(begin, &first) && IsConst(end, &last);
+  if (known && first >= last) return;
+  if (known && first + step >= last) return body(begin);  // one round needs no loop
+  llvm::IRBuilder<>& b = s_->b;
+  llvm::LLVMContext& context = *s_->out.context;
+  BasicBlock* before = b.GetInsertBlock();
+  BasicBlock* loop = BasicBlock::Create(context, "loop", s_->function);
+  BasicBlock* exit = BasicBlock::Create(context, "exit");
+  if (known) {
+    b.CreateBr(loop);
+  } else {
+    b.CreateCondBr(Less(begin, end).v, loop, exit);
+  }
+  b.SetInsertPoint(loop);
+  llvm::PHINode* index = b.CreatePHI(b.getInt64Ty(), 2);
+  index->addIncoming(begin.v, before);
+  std::vector<Value*> initial;
+  std::vector<llvm::PHINode*> phis;
+  for (Handle* handle : carried) {
+    initial.push_back(handle->v);
+    phis.push_back(b.CreatePHI(handle->v->getType(), 2));
+    phis.back()->addIncoming(handle->v, before);
+    handle->v = phis.back();
+  }
+  body(Int{index});
+  BasicBlock* latch = b.GetInsertBlock();
+  Value* next = b.CreateNSWAdd(index, b.getInt64(static_cast<uint64_t>(step)));
+  index->addIncoming(next, latch);
+  for (size_t i = 0; i < carried.size(); ++i) phis[i]->addIncoming(carried[i]->v, latch);
+  s_->function->insert(s_->function->end(), exit);
+  b.CreateCondBr(b.CreateICmpSLT(next, end.v), loop, exit);
+  b.SetInsertPoint(exit);
+  if (known) return;  // the loop ran: what it left holds
+  for (size_t i = 0; i < carried.size(); ++i) {
+    llvm::PHINode* out = b.CreatePHI(initial[i]->getType(), 2);
+    out->addIncoming(initial[i], before);
+    out->addIncoming(carried[i]->v, latch);
+    carried[i]->v = out;
+  }
+}
+
+void VectorBuilder::If(Cond condition, const std::function<void()>& body) {
+  if (auto* constant = llvm::dyn_cast<llvm::ConstantInt>(condition.v)) {
+    if (constant->isOne()) body();
+    return;
+  }
+  llvm::IRBuilder<>& b = s_->b;
+  BasicBlock* then = BasicBlock::Create(*s_->out.context, "then", s_->function);
+  BasicBlock* exit = BasicBlock::Create(*s_->out.context, "endif");
+  b.CreateCondBr(condition.v, then, exit);
+  b.SetInsertPoint(then);
+  body();
+  b.CreateBr(exit);
+  s_->function->insert(s_->function->end(), exit);
+  b.SetInsertPoint(exit);
+}
+
+Ptr VectorBuilder::Operand(uint32_t index, bool state) {
+  Value*& operand = s_->operands[index];
+  if (operand == nullptr) {
+    operand = s_->AtTop([&] {
+      Value* table = s_->Field(offsetof(SinterKernelArgs, operands), s_->b.getPtrTy());
+      return s_->b.CreateLoad(s_->b.getPtrTy(), s_->b.CreateConstInBoundsGEP1_64(s_->b.getPtrTy(), table, index));
+    });
+  }
+  if (!state) return {operand};
+  Value*& page = s_->pages[index];
+  if (page == nullptr) {
+    page = s_->AtTop([&] {
+      Value* pages = s_->b.CreateLoad(
+          s_->b.getPtrTy(), s_->b.CreateConstInBoundsGEP1_64(s_->b.getInt8Ty(), operand, offsetof(SinterState, pages)));
+      return s_->b.CreateLoad(s_->b.getPtrTy(), pages);
+    });
+  }
+  return {page};
+}
+
+Ptr VectorBuilder::Scratch() {
+  if (s_->scratch == nullptr) {
+    s_->scratch = s_->AtTop([&] { return s_->Field(offsetof(SinterKernelArgs, scratch), s_->b.getPtrTy()); });
+  }
+  return {s_->scratch};
+}
+
+Ptr VectorBuilder::Offset(Ptr base, DType dtype, Int elems) {
+  int64_t constant;
+  if (IsConst(elems, &constant) && constant == 0) return base;
+  llvm::Type* unit = dtype == DType::kBool ? s_->b.getInt8Ty() : s_->StorageType(dtype);
+  return {s_->b.CreateInBoundsGEP(unit, base.v, elems.v)};
+}
+
+Int VectorBuilder::LoadIndex(DType dtype, Ptr at) {
+  if (dtype == DType::kI64) return {s_->b.CreateLoad(s_->b.getInt64Ty(), at.v)};
+  return {s_->b.CreateSExt(s_->b.CreateLoad(s_->b.getInt32Ty(), at.v), s_->b.getInt64Ty())};
+}
+
+Vec VectorBuilder::Load(DType dtype, Ptr at, const Mask* mask) {
+  return {s_->Widen(dtype, s_->LoadVector(s_->StorageType(dtype), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr))};
+}
+Vec VectorBuilder::LoadSplat(DType dtype, Ptr at) {
+  return {s_->SplatOf(s_->Widen(dtype, s_->b.CreateAlignedLoad(s_->StorageType(dtype), at.v, s_->AlignOf(dtype))))};
+}
+Vec VectorBuilder::LoadStrided(DType dtype, Ptr at, Int stride, Int count) {
+  llvm::IRBuilder<>& b = s_->b;
+  Handle lanes{llvm::Constant::getNullValue(s_->Floats())};
+  For(Const(0), Min(count, Const(this->lanes())), 1, {&lanes}, [&](Int i) {
+    Value* raw = b.CreateAlignedLoad(s_->StorageType(dtype), Offset(at, dtype, Mul(i, stride)).v, s_->AlignOf(dtype));
+    lanes.v = b.CreateInsertElement(lanes.v, s_->Widen(dtype, raw), i.v);
+  });
+  return {lanes.v};
+}
+void VectorBuilder::Store(DType dtype, Ptr at, Vec value, const Mask* mask) {
+  s_->StoreVector(s_->Narrow(dtype, value.v), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr);
+}
+void VectorBuilder::StoreFirst(DType dtype, Ptr at, Vec value) {
+  Value* first = s_->b.CreateExtractElement(value.v, uint64_t{0});
+  s_->b.CreateAlignedStore(s_->Narrow(dtype, first), at.v, s_->AlignOf(dtype));
+}
+void VectorBuilder::StoreStrided(DType dtype, Ptr at, Int stride, Int count, Vec value) {
+  For(Const(0), Min(count, Const(lanes())), 1, {}, [&](Int i) {
+    Value* lane = s_->b.CreateExtractElement(value.v, i.v);
+    s_->b.CreateAlignedStore(s_->Narrow(dtype, lane), Offset(at, dtype, Mul(i, stride)).v, s_->AlignOf(dtype));
+  });
+}
+Mask VectorBuilder::LoadMask(Ptr at, const Mask* mask) {
+  Value* raw = s_->LoadVector(s_->b.getInt8Ty(), llvm::Align(1), at.v, mask ? mask->v : nullptr);
+  return {s_->b.CreateICmpNE(raw, llvm::Constant::getNullValue(raw->getType()))};
+}
+Mask VectorBuilder::LoadMaskSplat(Ptr at) {
+  Value* raw = s_->b.CreateLoad(s_->b.getInt8Ty(), at.v);
+  return {s_->SplatOf(s_->b.CreateICmpNE(raw, s_->b.getInt8(0)))};
+}
+void VectorBuilder::StoreMask(Ptr at, Mask value, const Mask* mask) {
+  s_->StoreVector(s_->b.CreateZExt(value.v, s_->Lanes(s_->b.getInt8Ty())), llvm::Align(1), at.v, mask ? mask->v : nullptr);
+}
+IntVec VectorBuilder::LoadInts(DType dtype, Ptr at, const Mask* mask) {
+  return {s_->LoadVector(s_->StorageType(dtype), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr)};
+}
+IntVec VectorBuilder::LoadIntsSplat(DType dtype, Ptr at) {
+  return {s_->SplatOf(s_->b.CreateAlignedLoad(s_->StorageType(dtype), at.v, s_->AlignOf(dtype)))};
+}
+void VectorBuilder::StoreInts(DType dtype, Ptr at, IntVec value, const Mask* mask) {
+  s_->StoreVector(value.v, s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr);
+}
+Vec VectorBuilder::ToFloat(DType dtype, IntVec value) {
+  if (dtype == DType::kU8) return {s_->b.CreateUIToFP(value.v, s_->Floats())};
+  return {s_->b.CreateSIToFP(value.v, s_->Floats())};
+}
+
+Vec VectorBuilder::Splat(double value) { return {llvm::ConstantFP::get(s_->Floats(), static_cast<double>(static_cast<float>(value)))}; }
+
+namespace {
+
+// 0, 1, 2, .. as a vector of i64.
+Value* Iota(llvm::IRBuilder<>& b, int lanes) {
+  std::vector<uint64_t> values;
+  for (int i = 0; i < lanes; ++i) values.push_back(static_cast<uint64_t>(i));
+  return llvm::ConstantDataVector::get(b.getContext(), values);
+}
+Value* Iota32(llvm::IRBuilder<>& b, int lanes) {
+  std::vector<uint32_t> values;
+  for (int i = 0; i < lanes; ++i) values.push_back(static_cast<uint32_t>(i));
+  return llvm::ConstantDataVector::get(b.getContext(), values);
+}
+
+}  // namespace
+
+Mask VectorBuilder::FirstLanes(Int count) {
+  // Clamped to the vector before it narrows: counts are sizes and may pass 2^31.
+  Value* n = s_->b.CreateTrunc(Min(count, Const(lanes())).v, s_->b.getInt32Ty());
+  return {s_->b.CreateICmpSLT(Iota32(s_->b, lanes()), s_->SplatOf(n))};
+}
+Mask VectorBuilder::LanesAtMost(Int base, Int limit) {
+  Value* room = s_->b.CreateSub(limit.v, base.v);
+  return {s_->b.CreateICmpSLE(Iota(s_->b, lanes()), s_->SplatOf(room))};
+}
+
+Vec VectorBuilder::Add(Vec a, Vec b) { return {s_->b.CreateFAdd(a.v, b.v)}; }
+Vec VectorBuilder::Sub(Vec a, Vec b) { return {s_->b.CreateFSub(a.v, b.v)}; }
+Vec VectorBuilder::Mul(Vec a, Vec b) { return {s_->b.CreateFMul(a.v, b.v)}; }
+Vec VectorBuilder::Div(Vec a, Vec b) { return {s_->b.CreateFDiv(a.v, b.v)}; }
+Vec VectorBuilder::Max(Vec a, Vec b) {
+  // b when a < b or b is NaN; a NaN in `a` fails the comparison and stays.
+  return {s_->b.CreateSelect(s_->b.CreateOr(s_->b.CreateFCmpOLT(a.v, b.v), s_->b.CreateFCmpUNO(b.v, b.v)), b.v, a.v)};
+}
+Vec VectorBuilder::Min(Vec a, Vec b) {
+  return {s_->b.CreateSelect(s_->b.CreateOr(s_->b.CreateFCmpOLT(b.v, a.v), s_->b.CreateFCmpUNO(b.v, b.v)), b.v, a.v)};
+}
+Vec VectorBuilder::Neg(Vec a) { return {s_->b.CreateFNeg(a.v)}; }
+Vec VectorBuilder::Abs(Vec a) { return {s_->b.CreateUnaryIntrinsic(llvm::Intrinsic::fabs, a.v)}; }
+Vec VectorBuilder::Sqrt(Vec a) { return {s_->b.CreateUnaryIntrinsic(llvm::Intrinsic::sqrt, a.v)}; }
+Vec VectorBuilder::Fma(Vec a, Vec b, Vec c) { return {s_->Call(llvm::Intrinsic::fma, {a.v->getType()}, {a.v, b.v, c.v})}; }
+Vec VectorBuilder::CopySign(Vec magnitude, Vec sign) {
+  return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::copysign, magnitude.v, sign.v)};
+}
+Vec VectorBuilder::RoundTo(DType dtype, Vec a) { return {s_->Widen(dtype, s_->Narrow(dtype, a.v))}; }
+Mask VectorBuilder::LessThan(Vec a, Vec b) { return {s_->b.CreateFCmpOLT(a.v, b.v)}; }
+Vec VectorBuilder::Select(Mask mask, Vec a, Vec b) { return {s_->b.CreateSelect(mask.v, a.v, b.v)}; }
+Mask VectorBuilder::And(Mask a, Mask b) { return {s_->b.CreateAnd(a.v, b.v)}; }
+Mask VectorBuilder::AndNot(Mask a, Mask b) { return {s_->b.CreateAnd(a.v, s_->b.CreateNot(b.v))}; }
+Vec VectorBuilder::FromInt(Int value) { return {s_->SplatOf(s_->b.CreateSIToFP(value.v, s_->b.getFloatTy()))}; }
+
+Vec VectorBuilder::AddExponent(Vec a, Vec n) {
+  llvm::Type* ints = s_->Lanes(s_->b.getInt32Ty());
+  Value* shifted = s_->b.CreateShl(s_->b.CreateBitCast(n.v, ints), 23);
+  return {s_->b.CreateBitCast(s_->b.CreateAdd(s_->b.CreateBitCast(a.v, ints), shifted), s_->Floats())};
+}
+void VectorBuilder::SplitExponent(Vec x, Vec* mantissa, Vec* exponent) {
+  llvm::Type* ints = s_->Lanes(s_->b.getInt32Ty());
+  Value* bits = s_->b.CreateBitCast(x.v, ints);
+  Value* biased = s_->b.CreateLShr(bits, 23);
+  exponent->v = s_->b.CreateSIToFP(s_->b.CreateSub(biased, llvm::ConstantInt::get(ints, 126)), s_->Floats());
+  Value* fraction = s_->b.CreateAnd(bits, llvm::ConstantInt::get(ints, 0x007fffff));
+  mantissa->v = s_->b.CreateBitCast(s_->b.CreateOr(fraction, llvm::ConstantInt::get(ints, 0x3f000000)), s_->Floats());
+}
+Vec VectorBuilder::SwapPairs(Vec a) {
+  std::vector<int> order;
+  for (int i = 0; i < lanes(); ++i) order.push_back(i ^ 1);
+  return {s_->b.CreateShuffleVector(a.v, order)};
+}
+Vec VectorBuilder::ReduceAdd(Vec a) {
+  llvm::IRBuilder<>::FastMathFlagGuard guard(s_->b);
+  llvm::FastMathFlags flags;
+  flags.setAllowReassoc();
+  s_->b.setFastMathFlags(flags);
+  Value* sum = s_->b.CreateFAddReduce(llvm::ConstantFP::getNegativeZero(s_->b.getFloatTy()), a.v);
+  return {s_->SplatOf(sum)};
+}
+Vec VectorBuilder::ReduceMax(Vec a) {
+  // By halves, so that NaN travels as Max has it.
+  std::vector<int> order(static_cast<size_t>(lanes()));
+  for (int half = lanes() / 2; half > 0; half /= 2) {
+    for (int i = 0; i < lanes(); ++i) order[static_cast<size_t>(i)] = i ^ half;
+    a = Max(a, Vec{s_->b.CreateShuffleVector(a.v, order)});
+  }
+  return a;
+}
+
+}  // namespace sinter

@@ -1,0 +1,130 @@
+// The emitters' view of code generation: scalars, pointers and vectors of one target's width, loops with carried values, masks.
+// Hides LLVM: emitters include no LLVM header. One builder emits one kernel function into a module of its own.
+//
+// Vec is `lanes()` floats, Mask as many bits. Arithmetic is IEEE without contraction; only reductions reassociate. Loads and
+// stores convert between f32 lanes and the element type named, rounding to nearest even. Tails use masks: masked-off lanes load 0 and
+// store nothing. A value carried by a loop is any handle whose address stands in `carried`: inside the body it is the value at the
+// start of the iteration, what the body leaves in it goes round, and after the loop it is the last.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/target.h"
+#include "ir/dims.h"
+#include "ir/dtype.h"
+
+namespace llvm {
+class Value;
+class Module;
+class LLVMContext;
+}  // namespace llvm
+
+namespace sinter {
+
+struct Handle {
+  llvm::Value* v = nullptr;
+};
+struct Int : Handle {};     // i64
+struct Cond : Handle {};    // i1
+struct Ptr : Handle {};
+struct Vec : Handle {};     // lanes x f32
+struct Mask : Handle {};    // lanes x i1
+struct IntVec : Handle {};  // lanes x an integer element type
+
+// An LLVM module and its context, owned; consumed by object.h.
+struct Emitted {
+  std::unique_ptr<llvm::LLVMContext> context;
+  std::unique_ptr<llvm::Module> module;
+  Emitted();
+  Emitted(Emitted&&) noexcept;
+  Emitted& operator=(Emitted&&) noexcept;
+  ~Emitted();
+};
+
+class VectorBuilder {
+ public:
+  // Starts `void symbol(const SinterKernelArgs*, int64_t begin, int64_t end)`.
+  VectorBuilder(const Target& target, const std::string& symbol, const DimTable& dims);
+  ~VectorBuilder();
+  // Ends the function and hands it over; the builder is done.
+  Emitted Finish();
+
+  const Target& target() const;
+  int lanes() const { return target().lanes(); }
+
+  // Scalars
+  Int Const(int64_t value);
+  Int Begin();
+  Int End();
+  Int Dim(const DimExpr& expr);  // from the dims of the call; computed once, at the top
+  Int Add(Int a, Int b);
+  Int Sub(Int a, Int b);
+  Int Mul(Int a, Int b);
+  Int Div(Int a, Int b);  // of non-negative numbers
+  Int Rem(Int a, Int b);
+  Int Min(Int a, Int b);
+  Cond Less(Int a, Int b);
+  bool IsConst(Int a, int64_t* value) const;
+
+  // Control
+  void For(Int begin, Int end, int64_t step, std::vector<Handle*> carried, const std::function<void(Int)>& body);
+  void If(Cond condition, const std::function<void()>& body);
+
+  // Memory. Offsets count elements of `dtype`, one byte each for bool.
+  Ptr Operand(uint32_t index, bool state);  // a state's is its first page
+  Ptr Scratch();
+  Ptr Offset(Ptr base, DType dtype, Int elems);
+  Int LoadIndex(DType dtype, Ptr at);  // i32 or i64, widened
+  Vec Load(DType dtype, Ptr at, const Mask* mask = nullptr);
+  Vec LoadSplat(DType dtype, Ptr at);
+  Vec LoadStrided(DType dtype, Ptr at, Int stride, Int count);  // lane i: element i*stride for i < count, else 0
+  void Store(DType dtype, Ptr at, Vec value, const Mask* mask = nullptr);
+  void StoreFirst(DType dtype, Ptr at, Vec value);  // lane 0 alone
+  void StoreStrided(DType dtype, Ptr at, Int stride, Int count, Vec value);
+  Mask LoadMask(Ptr at, const Mask* mask = nullptr);
+  Mask LoadMaskSplat(Ptr at);
+  void StoreMask(Ptr at, Mask value, const Mask* mask = nullptr);
+  IntVec LoadInts(DType dtype, Ptr at, const Mask* mask = nullptr);
+  IntVec LoadIntsSplat(DType dtype, Ptr at);
+  void StoreInts(DType dtype, Ptr at, IntVec value, const Mask* mask = nullptr);
+  Vec ToFloat(DType dtype, IntVec value);
+
+  // Vectors
+  Vec Splat(double value);
+  Mask FirstLanes(Int count);           // lane i is set when i < count
+  Mask LanesAtMost(Int base, Int limit);  // lane i is set when base + i <= limit
+  Vec Add(Vec a, Vec b);
+  Vec Sub(Vec a, Vec b);
+  Vec Mul(Vec a, Vec b);
+  Vec Div(Vec a, Vec b);
+  Vec Max(Vec a, Vec b);  // NaN when either is
+  Vec Min(Vec a, Vec b);
+  Vec Neg(Vec a);
+  Vec Abs(Vec a);
+  Vec Sqrt(Vec a);
+  Vec Fma(Vec a, Vec b, Vec c);  // a * b + c
+  Vec CopySign(Vec magnitude, Vec sign);
+  Vec RoundTo(DType dtype, Vec a);  // f16 or bf16 and back
+  Mask LessThan(Vec a, Vec b);      // false when either is NaN
+  Vec Select(Mask mask, Vec a, Vec b);
+  Mask And(Mask a, Mask b);
+  Mask AndNot(Mask a, Mask b);      // a and not b
+  Vec FromInt(Int value);           // in every lane
+  // Bits of `a` + (low bits of `n`) * 2^23 as a float: scales by a power of two. n is a float that holds an integer plus 1.5 * 2^23.
+  Vec AddExponent(Vec a, Vec n);
+  // Splits x > 0, normal: exponent as a float, and the mantissa in [0.5, 1).
+  void SplitExponent(Vec x, Vec* mantissa, Vec* exponent);
+  Vec SwapPairs(Vec a);  // lanes 2i and 2i+1 exchanged
+  Vec ReduceAdd(Vec a);  // in every lane
+  Vec ReduceMax(Vec a);
+
+ private:
+  struct State;
+  std::unique_ptr<State> s_;
+};
+
+}  // namespace sinter

@@ -1,0 +1,113 @@
+#include "frontend/weights.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/checked.h"
+#include "base/status.h"
+#include "frontend/presets.h"
+
+namespace sinter {
+namespace {
+
+// Tensor types of files by their name in ggml_types.inc.
+struct TypeRow {
+  absl::string_view file_type;
+  DType dtype;
+};
+constexpr TypeRow kTypes[] = {{"F32", DType::kF32}, {"F16", DType::kF16}, {"BF16", DType::kBF16}};
+
+class GgufWeights final : public WeightSource {
+ public:
+  explicit GgufWeights(std::shared_ptr<const Gguf> gguf)
+      : WeightSource(gguf->path(), gguf->header_sha256()), gguf_(std::move(gguf)) {}
+
+  absl::StatusOr<TensorInfo> Find(absl::string_view name) const override {
+    const GgufTensor* tensor = gguf_->FindTensor(name);
+    if (tensor == nullptr) return NotFound(name);
+    const std::optional<DType> dtype = SupportedType(*tensor->type);
+    if (!dtype) {
+      return absl::UnimplementedError(
+          absl::StrCat(path(), ": tensor \"", name, "\": type ", tensor->type->name, " is not supported"));
+    }
+    return TensorInfo{*dtype, {tensor->dims.begin(), tensor->dims.end()}};
+  }
+
+  void Done(absl::string_view name) const override {
+    const GgufTensor* tensor = gguf_->FindTensor(name);
+    if (tensor != nullptr) gguf_->Drop(*tensor);
+  }
+
+ private:
+  absl::Status ReadRows(absl::string_view name, const TensorInfo& info, int64_t row_begin,
+                        absl::Span<uint8_t> out) const override {
+    if (out.empty()) return absl::OkStatus();
+    const int64_t row_bytes = ElemBytes(info.dtype, info.row_elems());
+    const auto bytes = gguf_->Bytes(*gguf_->FindTensor(name));
+    std::memcpy(out.data(), bytes.subspan(static_cast<size_t>(row_begin * row_bytes), out.size()).data(), out.size());
+    return absl::OkStatus();
+  }
+
+  std::shared_ptr<const Gguf> gguf_;
+};
+
+}  // namespace
+
+std::optional<DType> SupportedType(const GgmlType& type) {
+  for (const TypeRow& row : kTypes) {
+    if (row.file_type == type.name) return row.dtype;
+  }
+  return std::nullopt;
+}
+
+int64_t TensorInfo::row_elems() const {
+  int64_t elems = 1;
+  for (size_t i = 1; i < dims.size(); ++i) elems *= dims[i];
+  return elems;
+}
+
+absl::Status WeightSource::NotFound(absl::string_view name) const {
+  return absl::NotFoundError(absl::StrCat(path_, ": there is no tensor \"", name, "\""));
+}
+
+absl::Status WeightSource::Read(absl::string_view name, int64_t row_begin, int64_t row_end,
+                                absl::Span<uint8_t> out) const {
+  SINTER_ASSIGN_OR_RETURN(const TensorInfo info, Find(name));
+  const auto error = [&](const auto&... parts) {
+    return absl::OutOfRangeError(absl::StrCat(path_, ": tensor \"", name, "\": ", parts...));
+  };
+  if (row_begin < 0 || row_begin > row_end || row_end > info.rows()) {
+    return error("rows ", row_begin, " to ", row_end, " of ", info.rows());
+  }
+  const int64_t bytes = (row_end - row_begin) * ElemBytes(info.dtype, info.row_elems());
+  if (static_cast<size_t>(bytes) != out.size()) return error(bytes, " bytes of rows for a span of ", out.size());
+  return ReadRows(name, info, row_begin, out);
+}
+
+std::unique_ptr<WeightSource> MakeGgufWeights(std::shared_ptr<const Gguf> gguf) {
+  return std::make_unique<GgufWeights>(std::move(gguf));
+}
+
+absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(const std::string& path) {
+  if (absl::StartsWith(path, kPresetPrefix)) {
+    SINTER_ASSIGN_OR_RETURN(const Preset preset, ParsePreset(path));
+    return MakePresetWeights(preset);
+  }
+  SINTER_ASSIGN_OR_RETURN(Gguf gguf, Gguf::Open(path));
+  return MakeGgufWeights(std::make_shared<const Gguf>(std::move(gguf)));
+}
+
+WeightReader MakeWeightReader(const WeightSource& source) {
+  return [&source](const std::string& name) -> absl::StatusOr<Tensor> {
+    SINTER_ASSIGN_OR_RETURN(const TensorInfo info, source.Find(name));
+    Tensor tensor = Tensor::Zeros(info.dtype, info.dims);
+    std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(info.dtype, tensor.elems())));
+    SINTER_RETURN_IF_ERROR(source.Read(name, 0, info.rows(), absl::MakeSpan(bytes)));
+    Decode(info.dtype, bytes.data(), absl::MakeSpan(tensor.values));
+    return tensor;
+  };
+}
+
+}  // namespace sinter

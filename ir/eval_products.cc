@@ -1,0 +1,161 @@
+// The meaning of loops, matrix products and kernels.
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+#include "ir/eval_internal.h"
+
+namespace sinter {
+namespace {
+
+std::vector<absl::string_view> Letters(absl::string_view text) { return absl::StrSplit(text, ' ', absl::SkipEmpty()); }
+
+std::vector<int64_t> RowMajorStrides(absl::Span<const int64_t> dims) {
+  std::vector<int64_t> strides(dims.size());
+  int64_t stride = 1;
+  for (size_t i = dims.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= dims[i];
+  }
+  return strides;
+}
+
+// How an operand of a loop is cut: where its slice begins, by index letter, and how the slice steps.
+struct Slicer {
+  const Tensor* tensor = nullptr;
+  std::vector<int64_t> letter_strides;  // by position in `over`; 0 for a letter that the operand does not have
+  int64_t n = 1, stride = 0;            // the axis handed over
+
+  void CopyTo(absl::Span<const int64_t> letters, Tensor& slice) const {
+    int64_t at = 0;
+    for (size_t i = 0; i < letters.size(); ++i) at += letters[i] * letter_strides[i];
+    for (int64_t i = 0; i < n; ++i)
+      slice.values[static_cast<size_t>(i)] = tensor->values[static_cast<size_t>(at + i * stride)];
+  }
+};
+
+absl::StatusOr<Slicer> MakeSlicer(const Tensor& tensor, absl::string_view text,
+                                  absl::Span<const absl::string_view> over, absl::Span<const int64_t> extents) {
+  Slicer slicer{.tensor = &tensor, .letter_strides = std::vector<int64_t>(over.size())};
+  const std::vector<absl::string_view> axes = Letters(text);
+  const std::vector<int64_t> strides = RowMajorStrides(tensor.dims);
+  if (axes.size() != tensor.dims.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slice \"", text, "\" of an operand with ", tensor.dims.size(), " axes"));
+  }
+  for (size_t axis = 0; axis < axes.size(); ++axis) {
+    if (axes[axis] == ".") {
+      slicer.n = tensor.dims[axis];
+      slicer.stride = strides[axis];
+      continue;
+    }
+    const size_t letter = static_cast<size_t>(std::find(over.begin(), over.end(), axes[axis]) - over.begin());
+    if (letter == over.size() || extents[letter] != tensor.dims[axis]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("slice \"", text, "\": axis ", axis, " does not follow the result"));
+    }
+    slicer.letter_strides[letter] += strides[axis];
+  }
+  return slicer;
+}
+
+// Advances an index over `dims`, the last one fastest.
+void Increment(std::vector<int64_t>& index, absl::Span<const int64_t> dims) {
+  for (size_t i = index.size(); i-- > 0;) {
+    if (++index[i] < dims[i]) return;
+    index[i] = 0;
+  }
+}
+
+// The last two axes of an operand of a gemm, and its batch axes.
+struct Matrix {
+  const Tensor& tensor;
+  int64_t rows, cols, row_stride, col_stride;
+
+  Matrix(const Tensor& t, bool transposed) : tensor(t) {
+    const size_t rank = t.dims.size();
+    rows = t.dims[rank - 2], cols = t.dims[rank - 1], row_stride = cols, col_stride = 1;
+    if (transposed) std::swap(rows, cols), std::swap(row_stride, col_stride);
+  }
+  absl::Span<const int64_t> batch() const { return absl::MakeConstSpan(tensor.dims).first(tensor.dims.size() - 2); }
+  double At(int64_t matrix, int64_t row, int64_t col) const {
+    return tensor.values[static_cast<size_t>(matrix * rows * cols + row * row_stride + col * col_stride)];
+  }
+};
+
+}  // namespace
+
+absl::Status Eval(const ops::Loop& op, EvalContext& ctx) {
+  const Graph& body = ctx.graph.module().graph(op.body.id);
+  Tensor& out = ctx.results[0];
+  const std::vector<absl::string_view> over = Letters(op.over);
+  if (over.size() != out.dims.size() || op.slices.size() != op.args.size()) {
+    return absl::InvalidArgumentError("the index letters do not follow the result and the operands");
+  }
+  std::vector<Slicer> slicers;
+  for (size_t i = 0; i < op.args.size(); ++i) {
+    SINTER_ASSIGN_OR_RETURN(Slicer slicer, MakeSlicer(ctx.tensor(op.args[i]), op.slices[i], over, out.dims));
+    slicers.push_back(std::move(slicer));
+  }
+
+  EvalOptions options = ctx.options;
+  options.observe = nullptr;
+  GraphRunner runner(body, ctx.dims, options, /*once=*/false);
+  SINTER_RETURN_IF_ERROR(runner.Prepare());
+  runner.AllocateParams();
+  for (size_t i = 0; i < slicers.size(); ++i) {
+    if (runner.param(i).elems() != slicers[i].n) {
+      return absl::InvalidArgumentError(absl::StrCat("the body's parameter ", i, " has ", runner.param(i).elems(),
+                                                     " elements; its slice ", slicers[i].n));
+    }
+  }
+  std::vector<int64_t> index(out.dims.size());
+  for (double& element : out.values) {
+    for (size_t i = 0; i < slicers.size(); ++i) slicers[i].CopyTo(index, runner.param(i));
+    SINTER_RETURN_IF_ERROR(runner.Run());
+    element = runner.result(0).values[0];
+    Increment(index, out.dims);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Eval(const ops::Gemm& op, EvalContext& ctx) {
+  const Matrix a(ctx.tensor(op.a), op.trans_a), b(ctx.tensor(op.b), op.trans_b);
+  Tensor& out = ctx.results[0];
+  // Batch axes of b are the first ones of a; each matrix of b serves `share` of a.
+  int64_t b_batch = 1, share = 1;
+  for (size_t i = 0; i < a.batch().size(); ++i) (i < b.batch().size() ? b_batch : share) *= a.batch()[i];
+  const std::vector<int64_t> b_strides = RowMajorStrides(b.batch());
+  size_t at = 0;
+  for (int64_t batch = 0; batch < b_batch * share; ++batch) {
+    // A literal 1 among the batch axes of b serves every position of a.
+    int64_t rest = batch / share, b_matrix = 0;
+    for (size_t i = b.batch().size(); i-- > 0;) {
+      if (b.batch()[i] != 1) b_matrix += rest % a.batch()[i] * b_strides[i];
+      rest /= a.batch()[i];
+    }
+    for (int64_t m = 0; m < a.rows; ++m) {
+      for (int64_t n = 0; n < b.cols; ++n) {
+        double sum = 0;
+        for (int64_t k = 0; k < a.cols; ++k) sum += a.At(batch, m, k) * b.At(b_matrix, k, n);
+        out.values[at++] = sum;
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Eval(const ops::Kernel& op, EvalContext& ctx) {
+  EvalOptions options = ctx.options;
+  options.observe = nullptr;
+  std::vector<Tensor> args;
+  for (const Tensor* operand : ctx.operands) args.push_back(*operand);
+  SINTER_ASSIGN_OR_RETURN(std::vector<Tensor> results,
+                          Evaluate(ctx.graph.module().graph(op.body.id), std::move(args), options, ctx.dims));
+  for (size_t i = 0; i < results.size(); ++i) ctx.results[i] = std::move(results[i]);
+  return absl::OkStatus();
+}
+
+}  // namespace sinter

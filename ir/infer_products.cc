@@ -1,0 +1,170 @@
+// Loops of dot products, gemm, and kernels, which name a body.
+#include <algorithm>
+
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+#include "ir/infer_util.h"
+
+namespace sinter {
+namespace {
+
+std::vector<absl::string_view> Words(const std::string& text) { return absl::StrSplit(text, ' ', absl::SkipEmpty()); }
+
+bool IsLetter(absl::string_view word) {
+  return word.size() == 1 && ((word[0] >= 'a' && word[0] <= 'z') || (word[0] >= 'A' && word[0] <= 'Z'));
+}
+
+// Elementwise ops and constants, then one sum over all, which is what the body returns.
+absl::Status CheckBody(const InferContext& ctx, const Graph& body) {
+  for (size_t i = 0; i < body.order().size(); ++i) {
+    const OpDef& def = body.op(body.order()[i]).def();
+    const bool last = i + 1 == body.order().size();
+    const bool legal =
+        last ? def.kind == OpKind::kSum : (def.traits & kElementwise) != 0 || def.kind == OpKind::kConstant;
+    if (!legal) {
+      return ctx.Error("body-legal", "expected elementwise ops and then one sum in the body @", body.name(), "; found ",
+                       def.name, last ? " last" : " before the last op");
+    }
+  }
+  if (body.order().empty() || body.results().size() != 1 ||
+      body.results()[0] != body.op(body.order().back()).results[0] || body.type(body.results()[0]).dims != Dims{1}) {
+    return ctx.Error("body-legal", "expected the body @", body.name(), " to return its sum, one element");
+  }
+  return absl::OkStatus();
+}
+
+// The dim that each letter of `over` names, in a list of equal length.
+struct Letters {
+  std::vector<absl::string_view> names;
+  std::vector<std::optional<DimExpr>> dims;
+};
+
+// Checks one slice against its operand, fills in what its letters name, and returns the type that the body gets.
+absl::StatusOr<Type> ReadSlice(const InferContext& ctx, ValueId arg, const std::string& slice, Letters& letters) {
+  const Type& type = ctx.type(arg);
+  const std::vector<absl::string_view> words = Words(slice);
+  if (type.state || words.size() != type.dims.size()) {
+    return Fail(ctx, 3, "expected a slice \"", slice, "\" with as many axes as its operand; found ", Show(ctx, arg));
+  }
+  std::optional<DimExpr> handed;
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (std::count(words.begin(), words.end(), words[i]) > 1) {
+      return Fail(ctx, 4, "expected each letter and `.` once in a slice; found \"", slice, "\"");
+    }
+    if (words[i] == ".") {
+      handed = type.dims[i];
+      continue;
+    }
+    const auto at = std::find(letters.names.begin(), letters.names.end(), words[i]);
+    if (at == letters.names.end()) {
+      return Fail(ctx, 5, "expected letters of `over` in the slice \"", slice, "\"; found \"", words[i], "\"");
+    }
+    std::optional<DimExpr>& dim = letters.dims[at - letters.names.begin()];
+    if (dim && *dim != type.dims[i]) {
+      return Fail(ctx, 6, "expected ", words[i], " to be ", Show(ctx, *dim), " everywhere; found ",
+                  Show(ctx, type.dims[i]), " in ", Show(ctx, arg));
+    }
+    dim = type.dims[i];
+  }
+  if (IsQuantized(type.dtype) && words.back() != ".") {
+    return Fail(ctx, 7, "expected the slice of a quantized operand to hand over its last axis; found \"", slice,
+                "\" of ", Show(ctx, arg));
+  }
+  return Type{type.dtype, {handed.value_or(1)}};
+}
+
+}  // namespace
+
+absl::Status Infer(const ops::Loop& op, InferContext& ctx) {
+  Letters letters{.names = Words(op.over), .dims = {}};
+  letters.dims.resize(letters.names.size());
+  const bool distinct = std::all_of(letters.names.begin(), letters.names.end(), [&](absl::string_view name) {
+    return IsLetter(name) && std::count(letters.names.begin(), letters.names.end(), name) == 1;
+  });
+  if (letters.names.empty() || !distinct) {
+    return Fail(ctx, 1, "expected distinct letters in `over`, separated by spaces; found \"", op.over, "\"");
+  }
+  const Graph& body = ctx.module.graph(op.body.id);
+  if (op.slices.size() != op.args.size() || body.params().size() != op.args.size()) {
+    return Fail(ctx, 2, "expected one slice and one parameter of @", body.name(), " for each operand; found ",
+                op.args.size(), " operands, ", op.slices.size(), " slices and ", body.params().size(), " parameters");
+  }
+  for (size_t i = 0; i < op.args.size(); ++i) {
+    SINTER_ASSIGN_OR_RETURN(const Type slice, ReadSlice(ctx, op.args[i], op.slices[i], letters));
+    if (body.type(body.params()[i]) != slice) {
+      return Fail(ctx, 8, "expected parameter ", i, " of @", body.name(), " to be ", Show(ctx, slice), "; found ",
+                  Show(ctx, body.type(body.params()[i])));
+    }
+  }
+  Type result;
+  for (size_t i = 0; i < letters.names.size(); ++i) {
+    if (!letters.dims[i]) {
+      return Fail(ctx, 9, "expected a slice that names an axis ", letters.names[i], "; found none");
+    }
+    result.dims.push_back(*letters.dims[i]);
+  }
+  SINTER_RETURN_IF_ERROR(CheckBody(ctx, body));
+  result.dtype = body.type(body.results()[0]).dtype;
+  ctx.results.push_back(std::move(result));
+  return absl::OkStatus();
+}
+
+absl::Status Infer(const ops::Gemm& op, InferContext& ctx) {
+  const Type &a = ctx.type(op.a), &b = ctx.type(op.b);
+  if (a.rank() < 2 || b.rank() < 2) {
+    return Fail(ctx, 1, "expected two axes or more; found ", Show(ctx, op.a), " and ", Show(ctx, op.b));
+  }
+  const auto multiplies = [](DType t) { return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16; };
+  if (!multiplies(a.dtype)) return Fail(ctx, 2, "expected a of f32, f16 or bf16; found ", Show(ctx, op.a));
+  if (!multiplies(b.dtype) && !IsQuantized(b.dtype)) {
+    return Fail(ctx, 3, "expected b of f32, f16, bf16 or quantized; found ", Show(ctx, op.b));
+  }
+  if (IsQuantized(b.dtype) && !op.trans_b) {
+    return Fail(ctx, 4, "expected trans_b=true, so that blocks lie along K; found a quantized ", Show(ctx, op.b));
+  }
+  const size_t batch = a.dims.size() - 2, b_batch = b.dims.size() - 2;
+  const DimExpr &m = a.dims[batch + (op.trans_a ? 1 : 0)], &k = a.dims[batch + (op.trans_a ? 0 : 1)];
+  const DimExpr &n = b.dims[b_batch + (op.trans_b ? 0 : 1)], &b_k = b.dims[b_batch + (op.trans_b ? 1 : 0)];
+  if (k != b_k) {
+    return Fail(ctx, 5, "expected the same K; found ", Show(ctx, k), " in ", Show(ctx, op.a), " and ", Show(ctx, b_k),
+                " in ", Show(ctx, op.b));
+  }
+  if (b_batch > batch) {
+    return Fail(ctx, 6, "expected no more batch axes in b than in a; found ", Show(ctx, op.a), " and ",
+                Show(ctx, op.b));
+  }
+  for (size_t i = 0; i < b_batch; ++i) {
+    if (b.dims[i] != a.dims[i] && !b.dims[i].is_one()) {
+      return Fail(ctx, 7, "expected batch axis ", i, " of b to be ", Show(ctx, a.dims[i]), " or 1; found ",
+                  Show(ctx, op.b));
+    }
+  }
+  Type result{DType::kF32, a.dims};
+  result.dims[batch] = m;
+  result.dims[batch + 1] = n;
+  ctx.results.push_back(std::move(result));
+  return absl::OkStatus();
+}
+
+absl::Status Infer(const ops::Kernel& op, InferContext& ctx) {
+  const Graph& body = ctx.module.graph(op.body.id);
+  if (op.args.size() != body.params().size()) {
+    return Fail(ctx, 1, "expected ", body.params().size(), " operands, the parameters of @", body.name(), "; found ",
+                op.args.size());
+  }
+  for (size_t i = 0; i < op.args.size(); ++i) {
+    const Type& expected = body.type(body.params()[i]);
+    if (ctx.type(op.args[i]) != expected) {
+      return Fail(ctx, 2, "expected ", Show(ctx, expected), " for parameter ", i, " of @", body.name(), "; found ",
+                  Show(ctx, op.args[i]));
+    }
+  }
+  if (op.family.empty()) return Fail(ctx, 3, "expected the name of a kernel family; found \"\"");
+  if (op.mode != "split" && op.mode != "replicated") {
+    return Fail(ctx, 4, "expected mode \"split\" or \"replicated\"; found \"", op.mode, "\"");
+  }
+  for (ValueId result : body.results()) ctx.results.push_back(body.type(result));
+  return absl::OkStatus();
+}
+
+}  // namespace sinter

@@ -1,0 +1,39 @@
+#include "passes/cleanup.h"
+
+#include <algorithm>
+
+namespace sinter {
+
+bool EraseDeadOps(Graph& graph) {
+  bool changed = false;
+  const std::vector<OpId> order = graph.order();
+  for (auto it = order.rbegin(); it != order.rend(); ++it) {
+    const auto& results = graph.op(*it).results;
+    if (std::any_of(results.begin(), results.end(), [&](ValueId v) { return graph.UseCount(v) > 0; })) continue;
+    graph.Erase(*it);
+    changed = true;
+  }
+  return changed;
+}
+
+absl::flat_hash_set<GraphId> Bodies(const Module& module) {
+  absl::flat_hash_set<GraphId> bodies;
+  for (GraphId id : module.graphs()) bodies.insert(id);
+  for (GraphId id : module.entries()) bodies.erase(id);
+  return bodies;
+}
+
+bool EraseUnusedBodies(Module& module, const absl::flat_hash_set<GraphId>& bodies) {
+  bool changed = false;
+  for (bool again = true; again;) {  // a body may name bodies of its own
+    again = false;
+    for (GraphId id : module.entries()) {
+      if (!bodies.contains(id)) continue;
+      module.EraseGraph(id);
+      again = changed = true;
+    }
+  }
+  return changed;
+}
+
+}  // namespace sinter

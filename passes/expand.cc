@@ -1,0 +1,108 @@
+#include "passes/expand.h"
+
+#include <cfloat>
+#include <cmath>
+#include <limits>
+
+#include "base/status.h"
+
+namespace sinter {
+namespace {
+
+// Adds ops before one op, stopping at the first that fails.
+class Writer {
+ public:
+  Writer(Graph& graph, OpId before) : graph_(graph), before_(before) {}
+
+  template <typename Op>
+  ValueId operator()(Op op) {
+    AddOptions options;
+    options.before = before_;
+    return Take(graph_.Add(std::move(op), std::move(options)));
+  }
+  ValueId Const(double value) {
+    AddOptions options;
+    options.before = before_;
+    options.declared = {Type{DType::kF32, {1}}};
+    return Take(graph_.Add(ops::Constant{.values = {value}}, std::move(options)));
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  ValueId Take(absl::StatusOr<ValueId> value) {
+    if (value.ok()) return *value;
+    if (status_.ok()) status_ = value.status();
+    return graph_.params().empty() ? ValueId::None() : graph_.params()[0];
+  }
+  Graph& graph_;
+  OpId before_;
+  absl::Status status_;
+};
+
+ValueId Expand(const ops::Softmax& op, Writer& w) {
+  ValueId s = op.x;
+  if (op.scale != 1.0) s = w(ops::Mul{s, w.Const(op.scale)});
+  if (op.mask.valid()) s = w(ops::Select{op.mask, s, w.Const(-std::numeric_limits<double>::infinity())});
+  // A row that is all -inf: its maximum is lifted to a finite number, every exp is 0, and so is 0 / the smallest normal number.
+  const ValueId m = w(ops::Maximum{w(ops::Max{.x = s}), w.Const(-FLT_MAX)});
+  const ValueId e = w(ops::Exp{w(ops::Sub{s, m})});
+  return w(ops::Div{e, w(ops::Maximum{w(ops::Sum{.x = e}), w.Const(FLT_MIN)})});
+}
+
+ValueId Expand(const ops::LayerNorm& op, Writer& w) {
+  const ValueId d = w(ops::Sub{op.x, w(ops::Mean{.x = op.x})});
+  const ValueId var = w(ops::Mean{.x = w(ops::Mul{d, d})});
+  const ValueId y = w(ops::Mul{w(ops::Mul{d, w(ops::Rsqrt{w(ops::Add{var, w.Const(op.eps)})})}), op.gamma});
+  return op.beta.valid() ? w(ops::Add{y, op.beta}) : y;
+}
+
+ValueId Expand(const ops::RmsNorm& op, Writer& w) {
+  const ValueId ms = w(ops::Mean{.x = w(ops::Mul{op.x, op.x})});
+  return w(ops::Mul{w(ops::Mul{op.x, w(ops::Rsqrt{w(ops::Add{ms, w.Const(op.eps)})})}), op.gamma});
+}
+
+ValueId Expand(const ops::Gelu& op, Writer& w) {
+  ValueId t;
+  if (op.form == "erf") {
+    t = w(ops::Erf{w(ops::Mul{op.x, w.Const(std::sqrt(0.5))})});
+  } else {
+    const ValueId cube = w(ops::Mul{w(ops::Mul{op.x, op.x}), op.x});
+    const ValueId inner = w(ops::Add{op.x, w(ops::Mul{cube, w.Const(0.044715)})});
+    t = w(ops::Tanh{w(ops::Mul{inner, w.Const(std::sqrt(2 / M_PI))})});
+  }
+  return w(ops::Mul{w(ops::Mul{op.x, w.Const(0.5)}), w(ops::Add{t, w.Const(1)})});
+}
+
+ValueId Expand(const ops::Swiglu& op, Writer& w) {
+  const ValueId e = w(ops::Exp{w(ops::Neg{op.gate})});
+  return w(ops::Mul{w(ops::Div{op.gate, w(ops::Add{e, w.Const(1)})}), op.up});
+}
+
+template <typename Op>
+absl::Status TryExpand(Graph& graph, OpId id) {
+  const auto op = graph.As<Op>(id);
+  if (!op) return absl::OkStatus();
+  Writer writer(graph, id);
+  const ValueId value = Expand(*op, writer);
+  SINTER_RETURN_IF_ERROR(writer.status());
+  graph.ReplaceUses(graph.op(id).results[0], value);
+  graph.Erase(id);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ExpandFusedOps(Graph& graph) {
+  const std::vector<OpId> ops = graph.order();
+  for (OpId id : ops) {
+    const OpKind kind = graph.op(id).kind();
+    if (kind == OpKind::kSoftmax) SINTER_RETURN_IF_ERROR(TryExpand<ops::Softmax>(graph, id));
+    if (kind == OpKind::kLayerNorm) SINTER_RETURN_IF_ERROR(TryExpand<ops::LayerNorm>(graph, id));
+    if (kind == OpKind::kRmsNorm) SINTER_RETURN_IF_ERROR(TryExpand<ops::RmsNorm>(graph, id));
+    if (kind == OpKind::kGelu) SINTER_RETURN_IF_ERROR(TryExpand<ops::Gelu>(graph, id));
+    if (kind == OpKind::kSwiglu) SINTER_RETURN_IF_ERROR(TryExpand<ops::Swiglu>(graph, id));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sinter

@@ -1,0 +1,46 @@
+// Passes: a pass is a function and a row of passes.inc.
+//
+// A pass rewrites a module in place and returns whether it changed something. It may fail only on what it cannot handle
+// (kUnimplemented, naming every such op at once) or on an internal error; then the module is no longer used. Passes are
+// pure: the same module and context give the same result.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "backend/target.h"
+#include "ir/graph.h"
+
+namespace sinter {
+
+struct PassContext {
+  std::vector<const Target*> targets;  // weakest first, at least one
+};
+
+using PassFunction = absl::StatusOr<bool> (*)(Module&, PassContext&);
+
+struct PassInfo {
+  absl::string_view name;
+  PassFunction run;
+  Stage from, to;
+  absl::string_view doc;
+};
+
+#define PASS(function, name, from, to, doc) absl::StatusOr<bool> function(Module& module, PassContext& context);
+#define PIPELINE(name, text)
+#include "passes/passes.inc"
+#undef PASS
+#undef PIPELINE
+
+absl::Span<const PassInfo> AllPasses();
+const PassInfo* FindPass(absl::string_view name);
+// The named pipelines, in the order of their rows.
+std::vector<absl::string_view> PipelineNames();
+// The text of a named pipeline ("O2"); nullptr when there is none.
+const char* FindPipeline(absl::string_view name);
+
+}  // namespace sinter

@@ -1,0 +1,266 @@
+// select-kernels: graph -> kernels. Every op of an entry becomes one `kernel` op naming a body that holds the op, the views of its
+// operands and its constants; products choose their tiles and the packing of their weight. Equal bodies are shared.
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "backend/kernel_spec.h"
+#include "base/status.h"
+#include "ir/hash.h"
+#include "passes/expand.h"
+#include "passes/pass.h"
+
+namespace sinter {
+namespace {
+
+// Lowers one entry in place.
+class Selector {
+ public:
+  Selector(Module& module, Graph& graph, const PassContext& context, absl::flat_hash_map<uint64_t, GraphId>& bodies,
+           std::vector<std::string>& problems)
+      : module_(module), graph_(graph), context_(context), bodies_(bodies), problems_(problems) {}
+
+  absl::Status Run() {
+    const std::vector<OpId> ops = graph_.order();
+    for (OpId id : ops) {
+      const OpDef& def = graph_.op(id).def();
+      if (def.Has(kSource) || def.Has(kView) || id_is(id, OpKind::kConstant)) continue;
+      SINTER_RETURN_IF_ERROR(Lower(id));
+    }
+    SINTER_RETURN_IF_ERROR(CopyResults(ops.empty() ? OpId::None() : ops.back()));
+    const std::vector<OpId> after = graph_.order();
+    for (size_t i = after.size(); i-- > 0;) {
+      if (graph_.op(after[i]).kind() == OpKind::kKernel) continue;
+      bool used = false;
+      for (ValueId r : graph_.op(after[i]).results) used |= graph_.UseCount(r) > 0;
+      if (!used) graph_.Erase(after[i]);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // A body under construction and the values of the entry that its parameters stand for.
+  struct Body {
+    Graph* graph;
+    absl::flat_hash_map<ValueId, ValueId> inside;
+    std::vector<ValueId> args;
+    std::vector<std::string> packs;
+  };
+
+  bool id_is(OpId id, OpKind kind) const { return graph_.op(id).kind() == kind; }
+
+  Body NewBody(absl::string_view name) { return Body{&module_.AddGraph(absl::StrCat("k_", name)), {}, {}, {}}; }
+
+  ValueId AddParam(Body& body, ValueId outer, absl::string_view pack = "") {
+    const ValueId inner = body.graph->AddParam(absl::StrCat("a", body.args.size()), graph_.type(outer));
+    body.inside[outer] = inner;
+    body.args.push_back(outer);
+    body.packs.emplace_back(pack);
+    return inner;
+  }
+
+  // Clones one op of the entry into the body, its operands being there already.
+  absl::Status CloneInto(Body& body, OpId id) {
+    const OpData& op = graph_.op(id);
+    OpFields fields = op.fields;
+    for (ValueId& v : fields.operands) {
+      if (v.valid()) v = body.inside.at(v);
+    }
+    AddOptions options;
+    for (ValueId r : op.results) options.declared.push_back(graph_.type(r));
+    SINTER_ASSIGN_OR_RETURN(OpId clone, body.graph->AddFields(std::move(fields), std::move(options)));
+    for (size_t i = 0; i < op.results.size(); ++i) body.inside[op.results[i]] = body.graph->op(clone).results[i];
+    return absl::OkStatus();
+  }
+
+  // Brings a value of the entry into the body: constants and affine views are cloned, all else becomes a parameter.
+  absl::Status Import(Body& body, ValueId value, OpId before) {
+    if (body.inside.contains(value)) return absl::OkStatus();
+    const OpId def = graph_.value(value).def;
+    if (!def.valid() || !(graph_.op(def).def().Has(kView) || id_is(def, OpKind::kConstant))) {
+      AddParam(body, value);
+      return absl::OkStatus();
+    }
+    if (!id_is(def, OpKind::kConstant) && !ResolveView(graph_, value)) {
+      SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(value, before));
+      body.inside[value] = AddParam(body, dense);
+      return absl::OkStatus();
+    }
+    for (ValueId v : std::vector<ValueId>(graph_.op(def).fields.operands.begin(), graph_.op(def).fields.operands.end())) {
+      SINTER_RETURN_IF_ERROR(Import(body, v, before));
+    }
+    return CloneInto(body, def);
+  }
+
+  // A dense copy of a view, made by a kernel before `before`.
+  absl::StatusOr<ValueId> Materialize(ValueId value, OpId before) {
+    const auto made = dense_.find(value);
+    if (made != dense_.end()) return made->second;
+    Body body = NewBody("copy");
+    const OpId def = graph_.value(value).def;
+    if (def.valid() && graph_.op(def).def().Has(kView) && !ResolveView(graph_, value)) {
+      // What strides cannot express reads a dense operand: repeat and reshape of it are then expressible.
+      const ValueId x = graph_.op(def).fields.operands[0];
+      if (id_is(def, OpKind::kReshape) || !ResolveView(graph_, x)) {
+        SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(x, before));
+        body.inside[x] = AddParam(body, dense);
+      } else {
+        SINTER_RETURN_IF_ERROR(Import(body, x, before));
+      }
+      SINTER_RETURN_IF_ERROR(CloneInto(body, def));
+    } else {
+      SINTER_RETURN_IF_ERROR(Import(body, value, before));
+    }
+    body.graph->SetResults({body.inside.at(value)});
+    SINTER_ASSIGN_OR_RETURN(OpId kernel, AddKernel(body, before, graph_.value(value).name, def.valid() ? graph_.op(def).loc : ""));
+    if (!kernel.valid()) return value;  // reported among the problems
+    return dense_[value] = graph_.op(kernel).results[0];
+  }
+
+  // Adds the kernel op of a finished body, sharing an equal body. None when no family computes it (noted as a problem).
+  absl::StatusOr<OpId> AddKernel(Body& body, OpId before, const std::string& name, const std::string& loc) {
+    absl::StatusOr<KernelSpec> spec = SpecOf(*body.graph, body.packs);
+    if (absl::IsUnimplemented(spec.status())) {
+      problems_.push_back(absl::StrCat("@", graph_.name(), " %", name, loc.empty() ? "" : absl::StrCat(" (", loc, ")"), ": ",
+                                       spec.status().message()));
+      return OpId::None();
+    }
+    SINTER_RETURN_IF_ERROR(spec.status());
+    ops::Kernel kernel{.body = {body.graph->id()}, .args = body.args, .family = spec->family};
+    if (spec->gemm) {
+      for (const Target* target : context_.targets) kernel.tiles.push_back(TileText(*target, TileFor(*target, spec->gemm->shape)));
+    }
+    const auto [shared, is_new] = bodies_.emplace(HashGraph(*body.graph), body.graph->id());
+    if (!is_new) {
+      module_.EraseGraph(body.graph->id());
+      kernel.body.id = shared->second;
+    }
+    AddOptions options;
+    options.before = before;
+    options.loc = loc;
+    options.names = {name};
+    return graph_.AddFields(Pack(std::move(kernel)), std::move(options));
+  }
+
+  // The weight op that supplies `value` packed for a product; the value itself when it is no plain matrix of floats.
+  absl::StatusOr<ValueId> Packed(ValueId value, bool trans_b, std::string& pack) {
+    const auto weight = graph_.DefAs<ops::Weight>(value);
+    const Type& type = graph_.type(value);
+    if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsFloat(type.dtype) || type.dtype == DType::kF64) return value;
+    pack = trans_b ? "panel16" : "panel16_kn";
+    ValueId& packed = packed_[{value, pack}];
+    if (!packed.valid()) {
+      AddOptions options;
+      options.declared = {type};
+      options.names = {graph_.value(value).name};
+      options.before = graph_.value(value).def;
+      options.loc = graph_.op(graph_.value(value).def).loc;
+      SINTER_ASSIGN_OR_RETURN(packed, graph_.Add(ops::Weight{.name = weight->name, .pack = pack}, std::move(options)));
+    }
+    return packed;
+  }
+
+  // Operands of a product that no tile can read as they lie are copied first.
+  absl::Status ImportGemm(Body& body, const ops::Gemm& gemm, OpId id) {
+    SINTER_RETURN_IF_ERROR(Import(body, gemm.a, id));
+    std::string pack;
+    SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm.b, gemm.trans_b, pack));
+    if (!pack.empty()) {
+      body.inside[gemm.b] = body.inside.contains(b) ? body.inside.at(b) : AddParam(body, b, pack);
+      return absl::OkStatus();
+    }
+    const auto contiguous = [&](ValueId v, bool last) {
+      const std::optional<View> view = ResolveView(graph_, v);
+      return view && view->strides[view->strides.size() - (last ? 1 : 2)].is_one();
+    };
+    const bool rows_of_b = contiguous(gemm.b, !gemm.trans_b);
+    const bool dots = contiguous(gemm.b, gemm.trans_b) && contiguous(gemm.a, !gemm.trans_a);
+    if (rows_of_b || dots) return Import(body, gemm.b, id);
+    SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(gemm.b, id));
+    if (!body.inside.contains(dense)) AddParam(body, dense);
+    body.inside[gemm.b] = body.inside.at(dense);
+    if (gemm.trans_b && !contiguous(gemm.a, !gemm.trans_a)) {  // dense b is contiguous along k: a must be, too
+      SINTER_ASSIGN_OR_RETURN(ValueId a, Materialize(gemm.a, id));
+      if (gemm.trans_a) return absl::OkStatus();  // stays k-strided: SpecOf says so
+      body.inside[gemm.a] = body.inside.contains(a) ? body.inside.at(a) : AddParam(body, a);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Lower(OpId id) {
+    const OpData op = graph_.op(id);
+    Body body = NewBody(op.def().name);
+    if (auto gemm = graph_.As<ops::Gemm>(id)) {
+      SINTER_RETURN_IF_ERROR(ImportGemm(body, *gemm, id));
+    } else {
+      for (ValueId v : op.fields.operands) {
+        if (v.valid()) SINTER_RETURN_IF_ERROR(Import(body, v, id));
+      }
+    }
+    SINTER_RETURN_IF_ERROR(CloneInto(body, id));
+    std::vector<ValueId> results;
+    for (ValueId r : op.results) results.push_back(body.inside.at(r));
+    body.graph->SetResults(results);
+    SINTER_RETURN_IF_ERROR(ExpandFusedOps(*body.graph));
+    SINTER_ASSIGN_OR_RETURN(OpId kernel, AddKernel(body, id, graph_.value(op.results[0]).name, op.loc));
+    if (!kernel.valid()) return absl::OkStatus();
+    for (size_t i = 0; i < op.results.size(); ++i) graph_.ReplaceUses(op.results[i], graph_.op(kernel).results[i]);
+    const std::string name = graph_.value(op.results[0]).name;
+    graph_.Erase(id);
+    graph_.Rename(graph_.op(kernel).results[0], name);
+    return absl::OkStatus();
+  }
+
+  // What an entry returns must be made by a kernel, once: parameters, weights, views, constants and repeated results are copied.
+  absl::Status CopyResults(OpId) {
+    std::vector<ValueId> results = graph_.results();
+    absl::flat_hash_set<ValueId> seen;
+    for (ValueId& result : results) {
+      if (graph_.type(result).state) continue;
+      const OpId def = graph_.value(result).def;
+      if (def.valid() && id_is(def, OpKind::kKernel) && seen.insert(result).second) continue;
+      Body body = NewBody("copy");
+      if (def.valid() && (graph_.op(def).def().Has(kView) || id_is(def, OpKind::kConstant))) {
+        SINTER_RETURN_IF_ERROR(Import(body, result, OpId::None()));
+      } else {
+        AddParam(body, result);
+      }
+      body.graph->SetResults({body.inside.at(result)});
+      SINTER_ASSIGN_OR_RETURN(OpId kernel, AddKernel(body, OpId::None(), graph_.value(result).name, ""));
+      if (!kernel.valid()) continue;
+      result = graph_.op(kernel).results[0];
+      seen.insert(result);
+    }
+    graph_.SetResults(results);
+    return absl::OkStatus();
+  }
+
+  Module& module_;
+  Graph& graph_;
+  const PassContext& context_;
+  absl::flat_hash_map<uint64_t, GraphId>& bodies_;
+  std::vector<std::string>& problems_;
+  absl::flat_hash_map<ValueId, ValueId> dense_;
+  absl::flat_hash_map<std::pair<ValueId, std::string>, ValueId> packed_;
+};
+
+}  // namespace
+
+absl::StatusOr<bool> SelectKernels(Module& module, PassContext& context) {
+  absl::flat_hash_map<uint64_t, GraphId> bodies;
+  std::vector<std::string> problems;
+  for (GraphId id : module.entries()) {
+    SINTER_RETURN_IF_ERROR(Selector(module, module.graph(id), context, bodies, problems).Run());
+  }
+  if (!problems.empty()) {
+    return absl::UnimplementedError(absl::StrCat(problems.size(), problems.size() == 1 ? " op has" : " ops have",
+                                                 " no kernel:\n  ", absl::StrJoin(problems, "\n  ")));
+  }
+  module.stage = Stage::kKernels;
+  return true;
+}
+
+}  // namespace sinter

@@ -1,0 +1,245 @@
+// Tiny seeded models, small enough for the evaluator and shaped like real ones, as GGUF files.
+//
+//   TinyModel m = MakeTinyModel({.architecture = "llama", .type = GgufWriter::kF16, .fused = true});
+//   m.Set("llama.attention.head_count", uint32_t{3});   // edits make the malformed and unsupported twins
+//   std::string path = WriteTinyModel(m, "heads.gguf");
+//
+// Width 64, 2 layers, 4 heads (llama: over 2 key/value heads), ffn 96, vocabulary 288, context 64. Weights are uniform,
+// from std::mt19937, the same everywhere; `values` hold what the file holds, after rounding to its type. The output
+// product is scaled so that the largest logit stands out by far more than rounding. The vocabulary is SentencePiece-
+// style: three special tokens, 256 bytes, and the first few strings over a space and the letters; other readers of GGUF
+// accept the files.
+#pragma once
+
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdint>
+#include <fstream>
+#include <random>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/gguf_writer.h"
+
+namespace sinter {
+
+struct TinyOptions {
+  std::string architecture = "llama";        // or gpt2
+  GgufWriter::Type type = GgufWriter::kF32;  // of the matrices; kF32, kF16 or kBF16
+  bool tied = false;                         // no output.weight
+  bool fused = false;                        // attn_qkv; gpt2 always
+  bool biases = false;                       // llama: of every linear layer; gpt2 always
+  bool rope_factors = false;                 // rope_freqs.weight
+  float rope_scaling = 0;                    // linear factor; 0: none stated
+  uint32_t head_width = 16;                  // stated as key_length and value_length where it is not 16
+  uint32_t seed = 1;
+};
+
+struct TinyTensor {
+  std::string name;
+  std::vector<int64_t> dims;
+  GgufWriter::Type type = GgufWriter::kF32;
+  std::vector<float> values;
+};
+
+class TinyModel {
+ public:
+  using Value = std::variant<uint32_t, int32_t, float, bool, std::string, std::vector<std::string>, std::vector<float>,
+                             std::vector<int32_t>, std::vector<uint32_t>>;
+
+  // Adds a key or gives it another value.
+  void Set(const std::string& key, Value value) {
+    for (auto& [name, old] : keys_) {
+      if (name == key) return void(old = std::move(value));
+    }
+    keys_.emplace_back(key, std::move(value));
+  }
+  // Removes a key or a tensor.
+  void Erase(const std::string& name) {
+    const size_t before = keys_.size() + tensors_.size();
+    std::erase_if(keys_, [&](const auto& key) { return key.first == name; });
+    std::erase_if(tensors_, [&](const TinyTensor& t) { return t.name == name; });
+    EXPECT_EQ(keys_.size() + tensors_.size() + 1, before) << "no " << name;
+  }
+  void Add(TinyTensor tensor) { tensors_.push_back(std::move(tensor)); }
+  TinyTensor& tensor(const std::string& name) {
+    for (TinyTensor& t : tensors_) {
+      if (t.name == name) return t;
+    }
+    ADD_FAILURE() << "no tensor " << name;
+    return tensors_.at(0);
+  }
+  const TinyTensor* Find(const std::string& name) const {
+    for (const TinyTensor& t : tensors_) {
+      if (t.name == name) return &t;
+    }
+    return nullptr;
+  }
+  const Value* FindKey(const std::string& key) const {
+    for (const auto& [name, value] : keys_) {
+      if (name == key) return &value;
+    }
+    return nullptr;
+  }
+  std::vector<TinyTensor>& tensors() { return tensors_; }
+
+  std::string File() const {
+    GgufWriter writer;
+    for (const auto& [name, value] : keys_) {
+      std::visit([&, &key = name](const auto& v) { writer.Set(key, v); }, value);
+    }
+    for (const TinyTensor& t : tensors_) writer.Tensor(t.name, t.dims, t.type, t.values);
+    return writer.Build();
+  }
+
+ private:
+  std::vector<std::pair<std::string, Value>> keys_;
+  std::vector<TinyTensor> tensors_;
+};
+
+// The float that 16 bits of this type hold.
+inline float FromBits(GgufWriter::Type type, uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  if (type == GgufWriter::kBF16) {
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+  }
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  value = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                        : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+  return bits & 0x8000 ? -value : value;
+}
+
+inline float Rounded(GgufWriter::Type type, float value) {
+  if (type == GgufWriter::kF16) return FromBits(type, GgufWriter::HalfBits(value));
+  if (type == GgufWriter::kBF16) return FromBits(type, GgufWriter::Bfloat16Bits(value));
+  return value;
+}
+
+inline void AddTinyVocabulary(TinyModel& model, size_t size) {
+  std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
+  std::vector<float> scores(3, 0);
+  std::vector<int32_t> types = {2, 3, 3};
+  for (int i = 0; i < 256; ++i) {
+    char text[8];
+    std::snprintf(text, sizeof text, "<0x%02X>", i);
+    tokens.push_back(text);
+    scores.push_back(0);
+    types.push_back(6);
+  }
+  std::vector<std::string> letters = {"\u2581"};
+  for (char c = 'a'; c <= 'z'; ++c) letters.push_back(std::string(1, c));
+  std::vector<std::string> words = letters;
+  for (const std::string& a : letters) {
+    for (const std::string& b : letters) words.push_back(a + b);
+  }
+  for (size_t i = 0; tokens.size() < size; ++i) {
+    tokens.push_back(words[i]);
+    scores.push_back(-static_cast<float>(i));
+    types.push_back(1);
+  }
+  model.Set("tokenizer.ggml.model", "llama");
+  model.Set("tokenizer.ggml.tokens", tokens);
+  model.Set("tokenizer.ggml.scores", scores);
+  model.Set("tokenizer.ggml.token_type", types);
+  model.Set("tokenizer.ggml.bos_token_id", uint32_t{1});
+  model.Set("tokenizer.ggml.eos_token_id", uint32_t{2});
+  model.Set("tokenizer.ggml.unknown_token_id", uint32_t{0});
+}
+
+inline TinyModel MakeTinyModel(const TinyOptions& options) {
+  constexpr int64_t kWidth = 64, kLayers = 2, kHeads = 4, kFfn = 96, kVocabulary = 288, kContext = 64;
+  const bool gpt2 = options.architecture == "gpt2", biases = gpt2 || options.biases;
+  const int64_t kv_heads = gpt2 ? 4 : 2, q_width = kHeads * options.head_width,
+                kv_width = kv_heads * options.head_width;
+  const std::string prefix = options.architecture + ".";
+  TinyModel m;
+  m.Set("general.architecture", options.architecture);
+  m.Set("general.name", "tiny-" + options.architecture);
+  m.Set(prefix + "context_length", uint32_t{kContext});
+  m.Set(prefix + "embedding_length", uint32_t{kWidth});
+  m.Set(prefix + "block_count", uint32_t{kLayers});
+  m.Set(prefix + "feed_forward_length", uint32_t{kFfn});
+  m.Set(prefix + "attention.head_count", uint32_t{kHeads});
+  m.Set(prefix + "attention.head_count_kv", static_cast<uint32_t>(kv_heads));
+  if (options.head_width * kHeads != kWidth) {
+    m.Set(prefix + "attention.key_length", options.head_width);
+    m.Set(prefix + "attention.value_length", options.head_width);
+  }
+  if (gpt2) {
+    m.Set(prefix + "attention.layer_norm_epsilon", 1e-5f);
+  } else {
+    m.Set(prefix + "attention.layer_norm_rms_epsilon", 1e-5f);
+    m.Set(prefix + "rope.dimension_count", options.head_width);
+    m.Set(prefix + "rope.freq_base", 10000.0f);
+    m.Set(prefix + "vocab_size", uint32_t{kVocabulary});
+    if (options.rope_scaling != 0) {
+      m.Set(prefix + "rope.scaling.type", "linear");
+      m.Set(prefix + "rope.scaling.factor", options.rope_scaling);
+    }
+  }
+  AddTinyVocabulary(m, kVocabulary);
+
+  std::mt19937 random(options.seed);
+  const auto add = [&](const std::string& name, std::vector<int64_t> dims, GgufWriter::Type type, double deviation,
+                       double mean) {
+    int64_t elems = 1;
+    for (int64_t dim : dims) elems *= dim;
+    TinyTensor t{name, std::move(dims), type, {}};
+    for (int64_t i = 0; i < elems; ++i) {
+      const double uniform = static_cast<double>(random()) / 2147483648.0 - 1;
+      t.values.push_back(Rounded(type, static_cast<float>(mean + deviation * std::sqrt(3.0) * uniform)));
+    }
+    m.Add(std::move(t));
+  };
+  const auto linear = [&](const std::string& stem, int64_t out, int64_t in) {
+    add(stem + ".weight", {out, in}, options.type, 2 / std::sqrt(static_cast<double>(in)), 0);
+    if (biases) add(stem + ".bias", {out}, GgufWriter::kF32, 0.2, 0);
+  };
+  const auto norm = [&](const std::string& stem) {
+    add(stem + ".weight", {kWidth}, GgufWriter::kF32, 0.2, 1);
+    if (gpt2) add(stem + ".bias", {kWidth}, GgufWriter::kF32, 0.1, 0);
+  };
+  add("token_embd.weight", {kVocabulary, kWidth}, options.type, 0.5, 0);
+  if (gpt2) add("position_embd.weight", {kContext, kWidth}, GgufWriter::kF32, 0.5, 0);
+  if (options.rope_factors) add("rope_freqs.weight", {options.head_width / 2}, GgufWriter::kF32, 0.5, 2);
+  for (int64_t i = 0; i < kLayers; ++i) {
+    const std::string block = "blk." + std::to_string(i) + ".";
+    norm(block + "attn_norm");
+    if (gpt2 || options.fused) {
+      linear(block + "attn_qkv", q_width + 2 * kv_width, kWidth);
+    } else {
+      linear(block + "attn_q", q_width, kWidth);
+      linear(block + "attn_k", kv_width, kWidth);
+      linear(block + "attn_v", kv_width, kWidth);
+    }
+    linear(block + "attn_output", kWidth, q_width);
+    norm(block + "ffn_norm");
+    if (!gpt2) linear(block + "ffn_gate", kFfn, kWidth);
+    linear(block + "ffn_up", kFfn, kWidth);
+    linear(block + "ffn_down", kWidth, kFfn);
+  }
+  norm("output_norm");
+  if (!options.tied) add("output.weight", {kVocabulary, kWidth}, options.type, 0.5, 0);
+  return m;
+}
+
+// Writes a file below the test's temporary folder, under a name of this process; returns its path.
+inline std::string WriteTestFile(const std::string& content, const std::string& name) {
+  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_" + name;
+  std::ofstream file(path, std::ios::binary);
+  file << content;
+  EXPECT_TRUE(file.good()) << path;
+  return path;
+}
+
+inline std::string WriteTinyModel(const TinyModel& model, const std::string& name) {
+  return WriteTestFile(model.File(), name);
+}
+
+}  // namespace sinter
