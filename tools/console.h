@@ -1,0 +1,30 @@
+// What the command line says to people: notes and progress on stderr, and exit codes.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace sinter {
+
+// One line on stderr, after any progress line.
+void Note(absl::string_view text);
+
+// The exit code of a status; the table stands in base/status.h.
+int ExitCode(const absl::Status& status);
+
+// A line that is rewritten in place while something long runs; nothing when stderr is no terminal or the work is short.
+class ProgressLine {
+ public:
+  ~ProgressLine();
+  void Update(absl::string_view what, int64_t done, int64_t total);
+
+ private:
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now(), shown_{};
+  bool visible_ = false;
+};
+
+}  // namespace sinter

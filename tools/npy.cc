@@ -1,0 +1,102 @@
+#include "tools/npy.h"
+
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/checked.h"
+#include "base/file.h"
+#include "base/status.h"
+
+namespace sinter {
+namespace {
+
+constexpr absl::string_view kMagic("\x93NUMPY\x01\x00", 8);
+
+constexpr std::pair<absl::string_view, DType> kKinds[] = {
+    {"<f4", DType::kF32}, {"<f8", DType::kF64}, {"<f2", DType::kF16}, {"|i1", DType::kI8},
+    {"|u1", DType::kU8},  {"<i4", DType::kI32}, {"<i8", DType::kI64}, {"|b1", DType::kBool},
+};
+
+// The text after `'key':` in the header, which is a Python dictionary on one line.
+absl::string_view ValueOf(absl::string_view header, absl::string_view key) {
+  const size_t at = header.find(absl::StrCat("'", key, "':"));
+  if (at == absl::string_view::npos) return "";
+  absl::string_view rest = header.substr(at + key.size() + 3);
+  while (!rest.empty() && rest[0] == ' ') rest.remove_prefix(1);
+  return rest;
+}
+
+absl::Status WriteArray(const std::string& path, absl::string_view kind, const std::vector<int64_t>& dims, absl::Span<const uint8_t> data) {
+  std::string header = absl::StrCat("{'descr': '", kind, "', 'fortran_order': False, 'shape': (", absl::StrJoin(dims, ", "),
+                                    dims.size() == 1 ? ",), }" : "), }");
+  header.resize(static_cast<size_t>(AlignUp(static_cast<int64_t>(kMagic.size() + 2 + header.size() + 1), 64)) - kMagic.size() - 2, ' ');
+  header.back() = '\n';
+  const uint16_t size = static_cast<uint16_t>(header.size());
+  std::string head = absl::StrCat(kMagic, std::string{static_cast<char>(size & 255), static_cast<char>(size >> 8)}, header);
+  SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
+  SINTER_RETURN_IF_ERROR(file.WriteAt(0, {reinterpret_cast<const uint8_t*>(head.data()), head.size()}));
+  SINTER_RETURN_IF_ERROR(file.WriteAt(head.size(), data));
+  return file.Commit();
+}
+
+}  // namespace
+
+absl::StatusOr<Tensor> ReadNpy(const std::string& path) {
+  SINTER_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+  const absl::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const auto bad = [&](size_t at, absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": at byte ", at, ": ", what));
+  };
+  if (bytes.substr(0, kMagic.size()) != kMagic) return bad(0, "not a .npy file of version 1.0");
+  if (bytes.size() < 10) return bad(8, "the header's length is cut off");
+  const size_t length = static_cast<uint8_t>(bytes[8]) | static_cast<size_t>(static_cast<uint8_t>(bytes[9])) << 8;
+  if (bytes.size() - 10 < length) return bad(10, "the header is cut off");
+  const absl::string_view header = bytes.substr(10, length);
+  Tensor tensor;
+  bool known = false;
+  for (const auto& [kind, dtype] : kKinds) {
+    if (absl::StartsWith(ValueOf(header, "descr"), absl::StrCat("'", kind, "'"))) {
+      tensor.dtype = dtype;
+      known = true;
+    }
+  }
+  if (!known) return bad(10, absl::StrCat("unsupported element type ", ValueOf(header, "descr").substr(0, 16), "; supported are f2 f4 f8 i1 u1 i4 i8 b1, little-endian"));
+  if (!absl::StartsWith(ValueOf(header, "fortran_order"), "False")) return bad(10, "the array is not in C order");
+  absl::string_view shape = ValueOf(header, "shape");
+  const size_t end = shape.find(')');
+  if (shape.empty() || shape[0] != '(' || end == absl::string_view::npos) return bad(10, "no shape");
+  std::optional<int64_t> elems = 1;
+  for (absl::string_view part : absl::StrSplit(shape.substr(1, end - 1), ',', absl::SkipWhitespace())) {
+    int64_t dim;
+    if (!absl::SimpleAtoi(part, &dim) || dim < 0) return bad(10, absl::StrCat("\"", part, "\" is no dim"));
+    tensor.dims.push_back(dim);
+    if (elems) elems = CheckedMul(*elems, dim);
+  }
+  const int64_t unit = Info(tensor.dtype).block_bytes;
+  if (!elems || *elems > static_cast<int64_t>(bytes.size()) || static_cast<size_t>(*elems * unit) != bytes.size() - 10 - length) {
+    return bad(10 + length, absl::StrCat("the shape does not agree with the ", bytes.size() - 10 - length, " bytes of data"));
+  }
+  tensor.values.resize(static_cast<size_t>(*elems));
+  Decode(tensor.dtype, file.bytes().data() + 10 + length, absl::MakeSpan(tensor.values));
+  return tensor;
+}
+
+absl::Status WriteNpy(const std::string& path, const Tensor& tensor) {
+  const DType stored = tensor.dtype == DType::kBF16 ? DType::kF32 : tensor.dtype;
+  std::vector<uint8_t> data(static_cast<size_t>(ElemBytes(stored, tensor.elems())));
+  Encode(stored, tensor.values, data.data());
+  for (const auto& [kind, dtype] : kKinds) {
+    if (dtype == stored) return WriteArray(path, kind, tensor.dims, data);
+  }
+  return absl::UnimplementedError(absl::StrCat(path, ": cannot write elements of type ", Info(tensor.dtype).name));
+}
+
+absl::Status WriteNpy(const std::string& path, absl::Span<const float> values, const std::vector<int64_t>& dims) {
+  return WriteArray(path, "<f4", dims, {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float)});
+}
+
+}  // namespace sinter
