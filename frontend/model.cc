@@ -52,7 +52,7 @@ absl::Status CheckFileKind(const std::string& path) {
 // The file's own name for the model, cut to what a terminal shows.
 std::string DisplayName(const Gguf& gguf) {
   std::string name(BaseName(gguf.path()));
-  if (const auto stated = gguf.GetString("general.name"); stated.ok() && !stated->empty()) name = std::string(*stated);
+  if (const auto stated = gguf.GetString("general.name"); stated.ok() && !stated->empty()) name = absl::StrCat(*stated);
   name.resize(std::min(name.size(), kMaxNameBytes));
   std::replace_if(
       name.begin(), name.end(), [](unsigned char c) { return !absl::ascii_isprint(c); }, '?');

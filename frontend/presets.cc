@@ -117,9 +117,9 @@ std::vector<absl::string_view> PresetNames() {
 }
 
 absl::StatusOr<Preset> ParsePreset(absl::string_view path) {
-  Preset preset{.path = std::string(path)};
+  Preset preset{.path = absl::StrCat(path)};
   absl::string_view name = absl::StripPrefix(path, kPresetPrefix), type;
-  if (const size_t colon = name.find(':'); colon != name.npos) {
+  if (const size_t colon = name.find(':'); colon != absl::string_view::npos) {
     type = name.substr(colon + 1);
     name = name.substr(0, colon);
     const auto* found =
@@ -136,7 +136,7 @@ absl::StatusOr<Preset> ParsePreset(absl::string_view path) {
     return absl::NotFoundError(
         absl::StrCat("there is no preset \"", name, "\"; presets are ", absl::StrJoin(PresetNames(), ", ")));
   }
-  preset.name = std::string(name);
+  preset.name = absl::StrCat(name);
   preset.config = {.architecture = FindArchitecture(row->architecture),
                    .layers = row->layers,
                    .width = row->width,

@@ -38,9 +38,9 @@ std::string Ranges(std::vector<int64_t> numbers) {
 
 void TensorNotes::Add(absl::string_view tensor, absl::string_view note) {
   const absl::string_view layer = LayerOf(tensor);
-  std::string pattern = layer.empty() ? std::string(tensor) : absl::StrCat("blk.*", tensor.substr(layer.size() + 4));
-  const auto [at, added] = index_.try_emplace({std::move(pattern), std::string(note)}, notes_.size());
-  if (added) notes_.push_back({.first = std::string(tensor), .pattern = at->first.first, .note = std::string(note)});
+  std::string pattern = layer.empty() ? absl::StrCat(tensor) : absl::StrCat("blk.*", tensor.substr(layer.size() + 4));
+  const auto [at, added] = index_.try_emplace({std::move(pattern), absl::StrCat(note)}, notes_.size());
+  if (added) notes_.push_back({.first = absl::StrCat(tensor), .pattern = at->first.first, .note = absl::StrCat(note)});
   Note& entry = notes_[at->second];
   ++entry.tensors;
   int64_t number;

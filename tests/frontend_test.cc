@@ -42,20 +42,20 @@ constexpr absl::StatusCode kUnsupported = absl::StatusCode::kUnimplemented;
 
 using M = TinyModel;
 void Nothing(M&) {}
-std::function<void(M&)> Key(const std::string& key, M::Value value) {
+std::function<void(M&)> Key(const std::string& key, const M::Value& value) {
   return [=](M& m) { m.Set(key, value); };
 }
 std::function<void(M&)> Without(const std::string& name) {
   return [=](M& m) { m.Erase(name); };
 }
-std::function<void(M&)> With(const std::string& tensor, std::vector<int64_t> dims) {
+std::function<void(M&)> With(const std::string& tensor, const std::vector<int64_t>& dims) {
   return [=](M& m) {
     int64_t elems = 1;
     for (int64_t dim : dims) elems *= dim;
     m.Add({tensor, dims, GgufWriter::kF32, std::vector<float>(static_cast<size_t>(elems), 1)});
   };
 }
-std::function<void(M&)> Reshaped(const std::string& tensor, std::vector<int64_t> dims) {
+std::function<void(M&)> Reshaped(const std::string& tensor, const std::vector<int64_t>& dims) {
   return [=](M& m) { m.tensor(tensor).dims = dims; };
 }
 

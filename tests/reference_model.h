@@ -44,6 +44,7 @@ class ReferenceModel {
       }
     }
     std::vector<Row> logits;
+    logits.reserve(x.size());
     const bool tied = model_.Find("output.weight") == nullptr;
     for (const Row& row : x) logits.push_back(Multiply(Normalize(row, "output_norm"), tied ? "token_embd" : "output"));
     return logits;
@@ -114,8 +115,8 @@ class ReferenceModel {
 
   std::vector<Row> Attend(const std::vector<Row>& x, const std::string& block) const {
     std::vector<Row> q, k, v, out;
-    const size_t q_width = static_cast<size_t>(heads_ * head_width_),
-                 kv_width = static_cast<size_t>(kv_heads_ * head_width_);
+    const size_t q_width = static_cast<size_t>(heads_) * static_cast<size_t>(head_width_),
+                 kv_width = static_cast<size_t>(kv_heads_) * static_cast<size_t>(head_width_);
     for (size_t t = 0; t < x.size(); ++t) {
       const Row h = Normalize(x[t], block + "attn_norm");
       if (Tensor(block + "attn_qkv.weight") != nullptr) {

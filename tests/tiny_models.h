@@ -130,12 +130,12 @@ inline void AddTinyVocabulary(TinyModel& model, size_t size) {
   for (int i = 0; i < 256; ++i) {
     char text[8];
     std::snprintf(text, sizeof text, "<0x%02X>", i);
-    tokens.push_back(text);
+    tokens.emplace_back(text);
     scores.push_back(0);
     types.push_back(6);
   }
   std::vector<std::string> letters = {"\u2581"};
-  for (char c = 'a'; c <= 'z'; ++c) letters.push_back(std::string(1, c));
+  for (char c = 'a'; c <= 'z'; ++c) letters.emplace_back(1, c);
   std::vector<std::string> words = letters;
   for (const std::string& a : letters) {
     for (const std::string& b : letters) words.push_back(a + b);
