@@ -48,15 +48,16 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
   return table;
 }
 
-absl::StatusOr<Emitted> EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims) {
-  VectorBuilder builder(target, kernel.symbol, dims);
+absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
+  VectorBuilder builder(out, target, kernel.symbol, dims);
   if (kernel.spec.gemm) {
     SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(kernel.tiles, target));
     EmitGemm(*kernel.spec.gemm, tile, builder);
   } else {
     EmitRows(*kernel.spec.row, builder);
   }
-  return builder.Finish();
+  builder.Finish();
+  return absl::OkStatus();
 }
 
 namespace {
@@ -78,27 +79,37 @@ class Progress {
   std::mutex mutex_;
 };
 
+// Kernels that share an object: setting up code generation costs as much as a small kernel. A number of its own, not of the threads, so that
+// the image does not depend on them.
+constexpr int64_t kKernelsPerObject = 8;
+
 absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, const KernelTable& table, const CompileOptions& options) {
-  const int64_t kernels = static_cast<int64_t>(table.kernels.size()), total = kernels * static_cast<int64_t>(options.targets.size());
-  std::vector<std::string> objects(static_cast<size_t>(total)), symbols;
-  for (const PlannedKernel& kernel : table.kernels) symbols.push_back(kernel.symbol);
-  Progress progress(options, "kernels", total);
-  SINTER_RETURN_IF_ERROR(ParallelFor(total, options.threads, [&](int64_t i) -> absl::Status {
-    const PlannedKernel& kernel = table.kernels[static_cast<size_t>(i % kernels)];
-    const Target& target = *options.targets[static_cast<size_t>(i / kernels)];
-    SINTER_ASSIGN_OR_RETURN(Emitted emitted, EmitKernel(kernel, target, module.dims));
-    SINTER_ASSIGN_OR_RETURN(objects[static_cast<size_t>(i)], CompileToObject(emitted, target));
+  const int64_t kernels = static_cast<int64_t>(table.kernels.size()), per_target = CeilDiv(kernels, kKernelsPerObject);
+  std::vector<CompiledObject> objects(static_cast<size_t>(per_target) * options.targets.size());
+  Progress progress(options, "kernels", static_cast<int64_t>(objects.size()));
+  SINTER_RETURN_IF_ERROR(ParallelFor(static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
+    const Target& target = *options.targets[static_cast<size_t>(i / per_target)];
+    CompiledObject& object = objects[static_cast<size_t>(i)];
+    Emitted emitted;
+    // Every so many kernels, so that the large ones of neighbouring layers' shapes spread over the objects.
+    for (int64_t k = i % per_target; k < kernels; k += per_target) {
+      const PlannedKernel& kernel = table.kernels[static_cast<size_t>(k)];
+      SINTER_RETURN_IF_ERROR(EmitKernel(kernel, target, module.dims, emitted));
+      object.symbols.push_back(kernel.symbol);
+    }
+    SINTER_ASSIGN_OR_RETURN(object.bytes, CompileToObject(emitted, target));
     progress.Step();
     return absl::OkStatus();
   }));
   std::vector<PlacedImage> images;
   uint64_t offset = 0;
   for (size_t t = 0; t < options.targets.size(); ++t) {
-    const absl::Span<const std::string> own(objects.data() + t * static_cast<size_t>(kernels), static_cast<size_t>(kernels));
-    SINTER_ASSIGN_OR_RETURN(LinkedImage image, LinkImage(own, symbols));
-    const uint64_t size = image.bytes.size();
-    images.push_back({options.targets[t], std::move(image), offset});
-    offset += static_cast<uint64_t>(AlignUp(static_cast<int64_t>(size), kModulePage));
+    const absl::Span<const CompiledObject> own(objects.data() + t * static_cast<size_t>(per_target), static_cast<size_t>(per_target));
+    SINTER_ASSIGN_OR_RETURN(LinkedImage image, LinkImage(own));
+    PlacedImage placed{options.targets[t], std::move(image.bytes), {}, offset};
+    for (const PlannedKernel& kernel : table.kernels) placed.entry_points.push_back(image.entry_points.at(kernel.symbol));
+    offset += static_cast<uint64_t>(AlignUp(static_cast<int64_t>(placed.bytes.size()), kModulePage));
+    images.push_back(std::move(placed));
   }
   return images;
 }
@@ -174,7 +185,7 @@ absl::StatusOr<OutputFile> Compile(const Module& module, const ModuleInfo& info,
   std::vector<uint8_t> code;
   for (const PlacedImage& placed : images) {
     code.resize(placed.offset);
-    code.insert(code.end(), placed.image.bytes.begin(), placed.image.bytes.end());
+    code.insert(code.end(), placed.bytes.begin(), placed.bytes.end());
   }
   SINTER_ASSIGN_OR_RETURN(ModuleWriter writer, ModuleWriter::Create(std::move(file), metadata.size(), code,
                                                                     static_cast<uint64_t>(placement.weights_bytes)));

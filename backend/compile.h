@@ -1,6 +1,6 @@
 // Compile: a planned module in, a compiled module (`.sinter`) out.
 //
-// Kernels are emitted and compiled concurrently, one object each, and linked into one image a target; weights are read, packed and written
+// Kernels are emitted and compiled concurrently, a few to an object, and linked into one image a target; weights are read, packed and written
 // range by range, so that memory stays small whatever the model's size. Called by the command line and by tests; the result is opened
 // with CompiledModule::Open or, from memory, FromFile. Same module, options and weights: same bytes.
 #pragma once
@@ -60,8 +60,8 @@ struct KernelTable {
 };
 absl::StatusOr<KernelTable> CollectKernels(const Module& module);
 
-// The code of one kernel for one target.
-absl::StatusOr<Emitted> EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims);
+// Adds the code of one kernel for one target to `out`.
+absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out);
 
 // kInvalidArgument when the module is not planned. On success the file is in place (or, for an anonymous one, ready to map).
 absl::StatusOr<OutputFile> Compile(const Module& module, const ModuleInfo& info, const CompileOptions& options, OutputFile file);

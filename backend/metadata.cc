@@ -171,8 +171,8 @@ absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const M
     image->target = std::string(placed.target->name);
     for (absl::string_view f : placed.target->features) image->features.emplace_back(f);
     image->offset = placed.offset;
-    image->size = placed.image.bytes.size();
-    image->entry_points = placed.image.entry_points;
+    image->size = placed.bytes.size();
+    image->entry_points = placed.entry_points;
     meta.images.push_back(std::move(image));
   }
   for (const PlacedWeight& placed : placement.weights) {

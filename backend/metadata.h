@@ -6,7 +6,6 @@
 
 #include "absl/status/statusor.h"
 #include "backend/compile.h"
-#include "backend/object.h"
 #include "backend/placement.h"
 #include "ir/graph.h"
 
@@ -14,8 +13,9 @@ namespace sinter {
 
 struct PlacedImage {
   const Target* target;
-  LinkedImage image;
-  uint64_t offset;  // in the code section
+  std::vector<uint8_t> bytes;
+  std::vector<uint64_t> entry_points;  // of each kernel of the table
+  uint64_t offset;                     // in the code section
 };
 
 // The finished FlatBuffer.

@@ -19,6 +19,7 @@
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/checked.h"
 #include "base/status.h"
 #include "runtime/features.h"
@@ -28,7 +29,8 @@ namespace {
 
 constexpr char kTriple[] = "x86_64-unknown-linux-gnu";
 
-absl::StatusOr<std::unique_ptr<llvm::TargetMachine>> MakeMachine(const Target& target) {
+// A machine serves one thread; making one costs about as much as a small kernel, so each thread keeps its last.
+absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target) {
   static std::once_flag once;
   std::call_once(once, [] {
     LLVMInitializeX86TargetInfo();
@@ -36,20 +38,24 @@ absl::StatusOr<std::unique_ptr<llvm::TargetMachine>> MakeMachine(const Target& t
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
   });
+  thread_local const Target* last = nullptr;
+  thread_local std::unique_ptr<llvm::TargetMachine> machine;
+  if (last == &target) return machine.get();
   std::string error;
   const llvm::Target* llvm_target = llvm::TargetRegistry::lookupTarget(kTriple, error);
   if (llvm_target == nullptr) return absl::InternalError(absl::StrCat("LLVM: ", error));
   llvm::TargetOptions options;
-  std::unique_ptr<llvm::TargetMachine> machine(llvm_target->createTargetMachine(
+  machine.reset(llvm_target->createTargetMachine(
       kTriple, {target.llvm_cpu.data(), target.llvm_cpu.size()}, LlvmFeatures(target.features), options, llvm::Reloc::PIC_,
       llvm::CodeModel::Small, llvm::CodeGenOptLevel::Less));
   if (machine == nullptr) return absl::InternalError("LLVM: no target machine for x86-64");
-  return machine;
+  last = &target;
+  return machine.get();
 }
 
-absl::StatusOr<std::string> Generate(const Emitted& kernel, const Target& target, llvm::CodeGenFileType kind) {
-  SINTER_ASSIGN_OR_RETURN(std::unique_ptr<llvm::TargetMachine> machine, MakeMachine(target));
-  llvm::Module& module = *kernel.module;
+absl::StatusOr<std::string> Generate(const Emitted& kernels, const Target& target, llvm::CodeGenFileType kind) {
+  SINTER_ASSIGN_OR_RETURN(llvm::TargetMachine* machine, MachineFor(target));
+  llvm::Module& module = *kernels.module;
   module.setTargetTriple(kTriple);
   module.setDataLayout(machine->createDataLayout());
   std::string problem;
@@ -117,31 +123,44 @@ class SlabMemory : public jitlink::JITLinkMemoryManager {
   size_t capacity_ = 0, used_ = 0;
 };
 
-absl::Status Failed(absl::string_view symbol, llvm::Error error) {
-  return absl::InternalError(absl::StrCat("cannot link kernel ", symbol, ": ", llvm::toString(std::move(error))));
+// Links one object behind those before it. The first lookup of a symbol links its whole object.
+absl::Status Link(const CompiledObject& object, orc::ExecutionSession& session, orc::ObjectLinkingLayer& layer, orc::JITDylib& dylib,
+                  const uint8_t* base, LinkedImage& image) {
+  const auto failed = [&object](llvm::Error error) {
+    return absl::InternalError(absl::StrCat("cannot link kernels ", absl::StrJoin(object.symbols, " "), ": ", llvm::toString(std::move(error))));
+  };
+  if (llvm::Error error = layer.add(dylib, llvm::MemoryBuffer::getMemBufferCopy(object.bytes, object.symbols[0]))) {
+    return failed(std::move(error));
+  }
+  for (const std::string& symbol : object.symbols) {
+    llvm::Expected<orc::ExecutorSymbolDef> found = session.lookup({&dylib}, session.intern(symbol));
+    if (!found) return failed(found.takeError());
+    image.entry_points[symbol] = static_cast<uint64_t>(found->getAddress().toPtr<const uint8_t*>() - base);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> IrText(const Emitted& kernel) {
+absl::StatusOr<std::string> IrText(const Emitted& kernels) {
   std::string text, problem;
   llvm::raw_string_ostream problems(problem), out(text);
-  if (llvm::verifyModule(*kernel.module, &problems)) return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
-  kernel.module->print(out, nullptr);
+  if (llvm::verifyModule(*kernels.module, &problems)) return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
+  kernels.module->print(out, nullptr);
   return text;
 }
 
-absl::StatusOr<std::string> CompileToObject(const Emitted& kernel, const Target& target) {
-  return Generate(kernel, target, llvm::CodeGenFileType::ObjectFile);
+absl::StatusOr<std::string> CompileToObject(const Emitted& kernels, const Target& target) {
+  return Generate(kernels, target, llvm::CodeGenFileType::ObjectFile);
 }
 
-absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernel, const Target& target) {
-  return Generate(kernel, target, llvm::CodeGenFileType::AssemblyFile);
+absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernels, const Target& target) {
+  return Generate(kernels, target, llvm::CodeGenFileType::AssemblyFile);
 }
 
-absl::StatusOr<LinkedImage> LinkImage(absl::Span<const std::string> objects, absl::Span<const std::string> symbols) {
+absl::StatusOr<LinkedImage> LinkImage(absl::Span<const CompiledObject> objects) {
   size_t capacity = 4096;
-  for (const std::string& object : objects) capacity += object.size() + 1024;
+  for (const CompiledObject& object : objects) capacity += object.bytes.size() + 4096;
   SlabMemory memory(capacity);
   LinkedImage image;
   orc::ExecutionSession session(std::make_unique<orc::UnsupportedExecutorProcessControl>(nullptr, nullptr, kTriple, 4096));
@@ -152,17 +171,7 @@ absl::StatusOr<LinkedImage> LinkImage(absl::Span<const std::string> objects, abs
     orc::ObjectLinkingLayer layer(session, memory);
     orc::JITDylib& dylib = session.createBareJITDylib("image");
     for (size_t i = 0; i < objects.size() && status.ok(); ++i) {
-      llvm::Error added = layer.add(dylib, llvm::MemoryBuffer::getMemBufferCopy(objects[i], symbols[i]));
-      if (added) {
-        status = Failed(symbols[i], std::move(added));
-        break;
-      }
-      llvm::Expected<orc::ExecutorSymbolDef> found = session.lookup({&dylib}, session.intern(symbols[i]));
-      if (!found) {
-        status = Failed(symbols[i], found.takeError());
-        break;
-      }
-      image.entry_points.push_back(static_cast<uint64_t>(found->getAddress().toPtr<const uint8_t*>() - memory.base()));
+      status = Link(objects[i], session, layer, dylib, memory.base(), image);
     }
     if (llvm::Error ended = session.endSession()) llvm::consumeError(std::move(ended));
   }

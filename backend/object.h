@@ -1,4 +1,4 @@
-// Kernels to machine code: one ELF object a kernel, compiled by LLVM's code generator alone, and objects linked by JITLink into one
+// Kernels to machine code: modules of a few kernels, compiled by LLVM's code generator alone to ELF objects, which JITLink links into one
 // contiguous position-independent image.
 //
 // No IR optimization pipeline runs: emitters write the code that they mean. An undefined symbol (a call to memcpy or expf that code generation
@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "backend/target.h"
@@ -17,16 +18,21 @@
 namespace sinter {
 
 // LLVM IR as text, verified.
-absl::StatusOr<std::string> IrText(const Emitted& kernel);
-// Consumes nothing; may be called for the same kernel again. Thread-safe for different kernels.
-absl::StatusOr<std::string> CompileToObject(const Emitted& kernel, const Target& target);
-absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernel, const Target& target);
+absl::StatusOr<std::string> IrText(const Emitted& kernels);
+// Thread-safe for different modules. Code generation changes the module: it is compiled once.
+absl::StatusOr<std::string> CompileToObject(const Emitted& kernels, const Target& target);
+absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernels, const Target& target);
+
+struct CompiledObject {
+  std::string bytes;
+  std::vector<std::string> symbols;  // that it defines
+};
 
 struct LinkedImage {
   std::vector<uint8_t> bytes;
-  std::vector<uint64_t> entry_points;  // of each symbol, in the order given
+  absl::flat_hash_map<std::string, uint64_t> entry_points;
 };
-// objects[i] defines symbols[i]. The same objects always give the same bytes.
-absl::StatusOr<LinkedImage> LinkImage(absl::Span<const std::string> objects, absl::Span<const std::string> symbols);
+// The same objects always give the same bytes.
+absl::StatusOr<LinkedImage> LinkImage(absl::Span<const CompiledObject> objects);
 
 }  // namespace sinter

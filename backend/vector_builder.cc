@@ -21,7 +21,7 @@ using llvm::Value;
 struct VectorBuilder::State {
   const Target& target;
   const DimTable& dims;
-  Emitted out;
+  Emitted& out;
   llvm::IRBuilder<> b;
   llvm::Function* function = nullptr;
   BasicBlock* entry = nullptr;  // loads of operands and dims, at the top of the function
@@ -29,7 +29,7 @@ struct VectorBuilder::State {
   std::vector<std::pair<DimExpr, Value*>> sizes;
   Value* scratch = nullptr;
 
-  State(const Target& t, const DimTable& d) : target(t), dims(d), b(*out.context) {}
+  State(Emitted& into, const Target& t, const DimTable& d) : target(t), dims(d), out(into), b(*into.context) {}
 
   // Runs `make` with the insertion point at the end of the entry block.
   template <typename Make>
@@ -117,8 +117,8 @@ Emitted& Emitted::operator=(Emitted&& other) noexcept {
 }
 Emitted::~Emitted() { module.reset(); }
 
-VectorBuilder::VectorBuilder(const Target& target, const std::string& symbol, const DimTable& dims)
-    : s_(std::make_unique<State>(target, dims)) {
+VectorBuilder::VectorBuilder(Emitted& out, const Target& target, const std::string& symbol, const DimTable& dims)
+    : s_(std::make_unique<State>(out, target, dims)) {
   llvm::IRBuilder<>& b = s_->b;
   llvm::Type* params[] = {b.getPtrTy(), b.getInt64Ty(), b.getInt64Ty()};
   s_->function = llvm::Function::Create(llvm::FunctionType::get(b.getVoidTy(), params, false), llvm::Function::ExternalLinkage,
@@ -135,10 +135,7 @@ VectorBuilder::VectorBuilder(const Target& target, const std::string& symbol, co
 
 VectorBuilder::~VectorBuilder() = default;
 
-Emitted VectorBuilder::Finish() {
-  s_->b.CreateRetVoid();
-  return std::move(s_->out);
-}
+void VectorBuilder::Finish() { s_->b.CreateRetVoid(); }
 
 const Target& VectorBuilder::target() const { return s_->target; }
 

@@ -1,5 +1,5 @@
 // The emitters' view of code generation: scalars, pointers and vectors of one target's width, loops with carried values, masks.
-// Hides LLVM: emitters include no LLVM header. One builder emits one kernel function into a module of its own.
+// Hides LLVM: emitters include no LLVM header. One builder emits one kernel function.
 //
 // Vec is `lanes()` floats, Mask as many bits. Arithmetic is IEEE without contraction; only reductions reassociate. Loads and
 // stores convert between f32 lanes and the element type named, rounding to nearest even. Tails use masks: masked-off lanes load 0 and
@@ -35,7 +35,7 @@ struct Vec : Handle {};     // lanes x f32
 struct Mask : Handle {};    // lanes x i1
 struct IntVec : Handle {};  // lanes x an integer element type
 
-// An LLVM module and its context, owned; consumed by object.h.
+// An LLVM module and its context, owned: kernels are emitted into it, and object.h compiles it.
 struct Emitted {
   std::unique_ptr<llvm::LLVMContext> context;
   std::unique_ptr<llvm::Module> module;
@@ -47,11 +47,11 @@ struct Emitted {
 
 class VectorBuilder {
  public:
-  // Starts `void symbol(const SinterKernelArgs*, int64_t begin, int64_t end)`.
-  VectorBuilder(const Target& target, const std::string& symbol, const DimTable& dims);
+  // Starts `void symbol(const SinterKernelArgs*, int64_t begin, int64_t end)` in `out`, which outlives the builder.
+  VectorBuilder(Emitted& out, const Target& target, const std::string& symbol, const DimTable& dims);
   ~VectorBuilder();
-  // Ends the function and hands it over; the builder is done.
-  Emitted Finish();
+  // Ends the function; the builder is done.
+  void Finish();
 
   const Target& target() const;
   int lanes() const { return target().lanes(); }

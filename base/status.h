@@ -19,10 +19,11 @@
 #define SINTER_CONCAT(a, b) SINTER_CONCAT_INNER(a, b)
 
 // Returns from the enclosing function when `expr` is not OK.
-#define SINTER_RETURN_IF_ERROR(expr)                 \
-  do {                                               \
-    ::absl::Status sinter_status_ = (expr);          \
-    if (!sinter_status_.ok()) return sinter_status_; \
+#define SINTER_RETURN_IF_ERROR(expr) SINTER_RETURN_IF_ERROR_IMPL(SINTER_CONCAT(sinter_status_, __LINE__), expr)
+#define SINTER_RETURN_IF_ERROR_IMPL(tmp, expr) \
+  do {                                         \
+    ::absl::Status tmp = (expr);               \
+    if (!tmp.ok()) return tmp;                 \
   } while (false)
 
 // SINTER_ASSIGN_OR_RETURN(auto x, F()): x = *F(), or returns F's status.
