@@ -30,8 +30,7 @@ Vec EmitExp(VectorBuilder& b, Vec x) {
   Vec y = b.AddExponent(p, shifted);
   y = b.Select(b.LessThan(x, b.Splat(-87.33654)), b.Splat(0.0), y);
   y = b.Select(b.LessThan(b.Splat(88.72283), x), b.Splat(kInf), y);
-  // A NaN makes p NaN, but the exponent arithmetic may have turned its bits into a number.
-  return b.Max(y, p);
+  return b.Select(b.IsNan(x), x, y);  // the exponent arithmetic may have turned its bits into a number
 }
 
 Vec EmitLog(VectorBuilder& b, Vec x) {

@@ -391,6 +391,7 @@ Vec VectorBuilder::CopySign(Vec magnitude, Vec sign) {
 }
 Vec VectorBuilder::RoundTo(DType dtype, Vec a) { return {s_->Widen(dtype, s_->Narrow(dtype, a.v))}; }
 Mask VectorBuilder::LessThan(Vec a, Vec b) { return {s_->b.CreateFCmpOLT(a.v, b.v)}; }
+Mask VectorBuilder::IsNan(Vec a) { return {s_->b.CreateFCmpUNO(a.v, a.v)}; }
 Vec VectorBuilder::Select(Mask mask, Vec a, Vec b) { return {s_->b.CreateSelect(mask.v, a.v, b.v)}; }
 Mask VectorBuilder::And(Mask a, Mask b) { return {s_->b.CreateAnd(a.v, b.v)}; }
 Mask VectorBuilder::AndNot(Mask a, Mask b) { return {s_->b.CreateAnd(a.v, s_->b.CreateNot(b.v))}; }

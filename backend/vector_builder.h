@@ -110,6 +110,7 @@ class VectorBuilder {
   Vec CopySign(Vec magnitude, Vec sign);
   Vec RoundTo(DType dtype, Vec a);  // f16 or bf16 and back
   Mask LessThan(Vec a, Vec b);      // false when either is NaN
+  Mask IsNan(Vec a);
   Vec Select(Mask mask, Vec a, Vec b);
   Mask And(Mask a, Mask b);
   Mask AndNot(Mask a, Mask b);      // a and not b

@@ -14,8 +14,8 @@ class Cloner {
   Cloner(const Module& from, Module& to, const IdMap<DimId, DimExpr>& by) : from_(from), to_(to), by_(by) {}
 
   // On an error nothing stays.
-  absl::StatusOr<GraphId> Run(const Graph& from, std::string name) {
-    absl::StatusOr<GraphId> clone = Clone(from, std::move(name));
+  absl::StatusOr<GraphId> Run(const Graph& from, const std::string& name) {
+    absl::StatusOr<GraphId> clone = Clone(from, name);
     if (!clone.ok()) {
       for (GraphId id : made_) to_.EraseGraph(id);
     }
@@ -23,9 +23,9 @@ class Cloner {
   }
 
  private:
-  absl::StatusOr<GraphId> Clone(const Graph& from, std::string name) {
+  absl::StatusOr<GraphId> Clone(const Graph& from, const std::string& name) {
     // Substitution and inference read the new module only, so `to` may be the module that `from` is in.
-    const GraphId id = to_.AddGraph(std::move(name)).id();
+    const GraphId id = to_.AddGraph(name).id();
     made_.push_back(id);
     IdMap<ValueId, ValueId> values;
     values.Resize(from.num_values());
@@ -128,9 +128,9 @@ uint32_t StateOrigin(const Graph& body, ValueId value) {
 
 }  // namespace
 
-absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, std::string name,
+absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, const std::string& name,
                                    const IdMap<DimId, DimExpr>& by) {
-  return Cloner(from.module(), module, by).Run(from, std::move(name));
+  return Cloner(from.module(), module, by).Run(from, name);
 }
 
 // A kernel consumes what its body consumes; every other op yields the next version of its state operands, in order.

@@ -11,6 +11,7 @@ namespace {
 
 // A file can state any expression; past these it is poison, so that products of sums cannot grow without end.
 constexpr size_t kMaxTerms = 64, kMaxDegree = 8;
+constexpr size_t kMaxSymbols = 1024;
 
 constexpr int64_t kInt64Max = std::numeric_limits<int64_t>::max(), kInt64Min = std::numeric_limits<int64_t>::min();
 
@@ -158,6 +159,9 @@ DimExpr DimExpr::DivideExactly(const DimExpr& divisor) const {
 }
 
 absl::StatusOr<DimId> DimTable::Add(DimSymbol symbol) {
+  if (symbols_.size() == kMaxSymbols) {
+    return absl::InvalidArgumentError(absl::StrCat("expected at most ", kMaxSymbols, " dims"));
+  }
   if (Find(symbol.name).valid()) {
     return absl::InvalidArgumentError(absl::StrCat("dim ", symbol.name, " is declared twice"));
   }
@@ -209,7 +213,7 @@ std::string DimTable::ToString(const DimExpr& expr) const {
   for (const DimExpr::Term& term : expr.terms()) {
     if (term.symbols.empty()) continue;
     std::vector<absl::string_view> names;
-    for (DimId id : term.symbols) names.push_back(symbols_[id].name);
+    for (DimId id : term.symbols) names.emplace_back(symbols_[id].name);
     std::sort(names.begin(), names.end());
     products.emplace_back(std::move(names), term.coefficient);
   }
@@ -223,11 +227,11 @@ std::string DimTable::ToString(const DimExpr& expr) const {
     if (names.empty() || (coefficient != 1 && coefficient != -1)) {
       absl::StrAppend(&product, coefficient);
     } else if (coefficient == -1) {
-      product = "-";
+      product.push_back('-');
     }
-    for (size_t i = 0; i < names.size(); ++i) {
+    for (absl::string_view name : names) {
       if (!product.empty() && product != "-") product += '*';
-      absl::StrAppend(&product, names[i]);
+      absl::StrAppend(&product, name);
     }
     text += product;
   }

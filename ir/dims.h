@@ -68,10 +68,11 @@ struct DimBound {
 // The symbols and joint bounds of a module.
 class DimTable {
  public:
-  absl::StatusOr<DimId> Add(DimSymbol symbol);   // kInvalidArgument: duplicate name, min > max, min < 0
+  absl::StatusOr<DimId> Add(
+      DimSymbol symbol);  // kInvalidArgument: duplicate name, min > max, min < 0, over 1024 symbols
   void AddBound(DimBound bound) { bounds_.push_back(std::move(bound)); }
 
-  DimId Find(absl::string_view name) const;      // None when there is no such symbol
+  DimId Find(absl::string_view name) const;  // None when there is no such symbol
   const IdMap<DimId, DimSymbol>& symbols() const { return symbols_; }
   const std::vector<DimBound>& bounds() const { return bounds_; }
 

@@ -1,8 +1,8 @@
 // Element types: the rows of dtypes.inc, what they are called, how large they are and what their bytes mean.
 //
-// Decode and Encode are the meaning of the bytes of a tensor, used by the evaluator and by weight packing. Sources of the
-// block formats: the layouts that ggml documents for GGUF files (q8_0: f16 scale, 32 x i8; q4_0: f16 scale, 16 bytes of
-// which the low nibbles are elements 0..15 and the high nibbles 16..31, each minus 8).
+// Decode and Encode are the meaning of the bytes of a tensor, used by the evaluator and by weight packing. Sources of
+// the block formats: the layouts that ggml documents for GGUF files (q8_0: f16 scale, 32 x i8; q4_0: f16 scale, 16
+// bytes of which the low nibbles are elements 0..15 and the high nibbles 16..31, each minus 8).
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,8 @@ void Encode(DType dtype, absl::Span<const double> values, uint8_t* bytes);
 double RoundTo(DType dtype, double value);
 
 float HalfToFloat(uint16_t half);
-uint16_t FloatToHalf(float value);   // nearest even; overflow becomes infinity
+uint16_t FloatToHalf(float value);  // nearest even; overflow becomes infinity
 float Bf16ToFloat(uint16_t bits);
-uint16_t FloatToBf16(float value);   // nearest even; NaN stays NaN
+uint16_t FloatToBf16(float value);  // nearest even; NaN stays NaN
 
 }  // namespace sinter

@@ -97,21 +97,23 @@ void Graph::Rename(ValueId id, std::string name) {
   values_[id].name = UniqueName(std::move(name));
 }
 
-Graph& Module::AddGraph(std::string name) {
-  std::string unique = name;
-  for (int next = 1; FindGraph(unique) != nullptr; ++next) unique = absl::StrCat(name, "_", next);
+Graph& Module::AddGraph(const std::string& name) {
   const GraphId id{static_cast<uint32_t>(graphs_.size())};
+  std::string unique = name;
+  for (int next = 1; !graph_names_.emplace(unique, id).second; ++next) unique = absl::StrCat(name, "_", next);
   graphs_.Add(std::make_unique<Graph>(this, id, std::move(unique)));
   return *graphs_[id];
 }
 
-void Module::EraseGraph(GraphId id) { graphs_[id].reset(); }
+void Module::EraseGraph(GraphId id) {
+  if (!HasGraph(id)) return;
+  graph_names_.erase(graphs_[id]->name());
+  graphs_[id].reset();
+}
 
 const Graph* Module::FindGraph(absl::string_view name) const {
-  for (const auto& graph : graphs_) {
-    if (graph != nullptr && graph->name() == name) return graph.get();
-  }
-  return nullptr;
+  const auto it = graph_names_.find(name);
+  return it == graph_names_.end() ? nullptr : graphs_[it->second].get();
 }
 
 std::vector<GraphId> Module::graphs() const {
@@ -152,6 +154,7 @@ std::unique_ptr<Module> Module::Clone() const {
   clone->stage = stage;
   clone->dims = dims;
   clone->weights = weights;
+  clone->graph_names_ = graph_names_;
   for (const auto& graph : graphs_) {
     clone->graphs_.Add(graph == nullptr ? nullptr : graph->CopyInto(clone.get()));
   }

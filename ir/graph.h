@@ -1,9 +1,10 @@
 // Modules and graphs: straight-line SSA, ids and vectors.
 //
-// A module owns graphs, dim symbols and the name of its weight file. A graph owns its values and ops; `order` lists the live
-// ops, each after the ops whose results it uses. Add, ReplaceUses and Erase keep the use lists true; nothing else writes
-// operands. A graph that a loop or a kernel names is a body; every other graph is an entry. The stage is the module's:
-// entries of the kernels and planned stages hold only ops that are legal there, bodies always hold ops of the graph stage.
+// A module owns graphs, dim symbols and the name of its weight file. A graph owns its values and ops; `order` lists the
+// live ops, each after the ops whose results it uses. Add, ReplaceUses and Erase keep the use lists true; nothing else
+// writes operands. A graph that a loop or a kernel names is a body; every other graph is an entry. The stage is the
+// module's: entries of the kernels and planned stages hold only ops that are legal there, bodies always hold ops of the
+// graph stage.
 #pragma once
 
 #include <cstdint>
@@ -59,18 +60,18 @@ struct OpData {
 struct ValueData {
   std::string name;  // unique in its graph, without the percent sign
   Type type;
-  OpId def;          // None for a parameter
-  uint32_t index = 0;  // which result of `def`, or which parameter
+  OpId def;                          // None for a parameter
+  uint32_t index = 0;                // which result of `def`, or which parameter
   absl::InlinedVector<Use, 2> uses;  // by ops; results of the graph are not uses
   std::optional<Address> address;
 };
 
 // What Add may be told beside the op itself.
 struct AddOptions {
-  std::vector<Type> declared;       // result types; required for ops that declare them
-  std::vector<std::string> names;   // result names; made unique, invented when absent
+  std::vector<Type> declared;      // result types; required for ops that declare them
+  std::vector<std::string> names;  // result names; made unique, invented when absent
   std::string loc;
-  OpId before;                      // insert before this op; None appends
+  OpId before;  // insert before this op; None appends
 };
 
 class Graph {
@@ -86,9 +87,10 @@ class Graph {
   ValueId AddParam(std::string name, Type type);
   void SetResults(std::vector<ValueId> results) { results_ = std::move(results); }
 
-  // Adds an op and infers its result types. Fails when the op is not well formed (kInvalidArgument with the constraint's label).
+  // Adds an op and infers its result types. Fails when the op is not well formed (kInvalidArgument with the
+  // constraint's label).
   template <typename Op>
-  absl::StatusOr<ValueId> Add(Op op, AddOptions options = {}) {
+  absl::StatusOr<ValueId> Add(Op op, AddOptions options = {}) {  // NOLINT(performance-unnecessary-value-param): moved
     absl::StatusOr<OpId> id = AddFields(Pack(std::move(op)), std::move(options));
     if (!id.ok()) return id.status();
     return ops_[*id].results.empty() ? ValueId::None() : ops_[*id].results[0];
@@ -98,7 +100,7 @@ class Graph {
   // Every use of `from`, results of the graph included, becomes a use of `to`, which must have the same type.
   void ReplaceUses(ValueId from, ValueId to);
   // Removes an op whose results nobody uses.
-  void Erase(OpId op);
+  void Erase(OpId id);
 
   // The typed view of an op, when it is of that kind.
   template <typename Op>
@@ -166,7 +168,7 @@ class Module {
   std::optional<WeightsFile> weights;
 
   // A new empty graph; the name is made unique.
-  Graph& AddGraph(std::string name);
+  Graph& AddGraph(const std::string& name);
   void EraseGraph(GraphId id);
   const Graph* FindGraph(absl::string_view name) const;
   bool HasGraph(GraphId id) const { return graphs_.Has(id) && graphs_[id] != nullptr; }
@@ -182,13 +184,17 @@ class Module {
  private:
   std::string name_;
   IdMap<GraphId, std::unique_ptr<Graph>> graphs_;
+  absl::flat_hash_map<std::string, GraphId> graph_names_;  // of live graphs
 };
 
-// A copy of `from` in `module` (which may be another module with the same dims) under the name given, with dim symbols replaced
-// by `by` (see DimExpr::Substitute; may be empty) in every type and attribute, in the graphs that it names too.
-absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, std::string name, const IdMap<DimId, DimExpr>& by);
+// A copy of `from` in `module` (which may be another module with the same dims) under the name given, with dim symbols
+// replaced by `by` (see DimExpr::Substitute; may be empty) in every type and attribute, in the graphs that it names
+// too.
+absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, const std::string& name,
+                                   const IdMap<DimId, DimExpr>& by);
 
-// The parameters whose state an op consumes: for each state result of the op, in order, the operand that it is the next version of.
+// The parameters whose state an op consumes: for each state result of the op, in order, the operand that it is the next
+// version of.
 absl::InlinedVector<uint32_t, 2> ConsumedOperands(const Graph& graph, OpId op);
 
 }  // namespace sinter

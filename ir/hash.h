@@ -1,5 +1,5 @@
-// Structural hashes of graphs and modules, stable across processes and builds (XXH3 of the canonical text without names and
-// locations). Equal bodies share one kernel by it, and the pass manager checks with it that "changed" is true.
+// Structural hashes of graphs and modules, stable across processes and builds (XXH3 of the canonical text without names
+// and locations). Equal bodies share one kernel by it, and the pass manager checks with it that "changed" is true.
 #pragma once
 
 #include <cstdint>

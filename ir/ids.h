@@ -1,4 +1,5 @@
-// Ids of values, ops, graphs and dim symbols: distinct wrappers of an integer, and a vector that only the right id can index.
+// Ids of values, ops, graphs and dim symbols: distinct wrappers of an integer, and a vector that only the right id can
+// index.
 //
 // A graph owns its ops and values in IdMaps; an id stays valid as long as its graph lives, and is never reused.
 #pragma once
@@ -19,7 +20,7 @@ struct Id {
 
   static constexpr Id None() { return Id{}; }
   constexpr bool valid() const { return value != kNone; }
-  friend constexpr auto operator<=>(Id, Id) = default;
+  friend constexpr auto operator<=>(Id, Id) = default;  // NOLINT(modernize-use-nullptr)
 
   template <typename H>
   friend H AbslHashValue(H h, Id id) {

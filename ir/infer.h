@@ -1,7 +1,8 @@
 // Result types of ops: one Infer function a row of ops.inc, in infer_*.cc.
 //
-// Infer reads operand types from the context and pushes one type a result; every constraint that fails is reported through Error with
-// a label ("softmax-c1") that its test names. Ops that declare their results find them in `declared`.
+// Infer reads operand types from the context and pushes one type a result; every constraint that fails is reported
+// through Error with a label ("softmax-c1") that its test names. Ops that declare their results find them in
+// `declared`.
 #pragma once
 
 #include "absl/status/status.h"
@@ -26,12 +27,13 @@ struct InferContext {
   }
 };
 
-#define OP(cls, mnemonic, fields, results, traits, stages, doc) absl::Status Infer(const ops::cls& op, InferContext& ctx);
+#define OP(cls, mnemonic, fields, results, traits, stages, doc) \
+  absl::Status Infer(const ops::cls& op, InferContext& ctx);
 #include "ir/ops.inc"
 #undef OP
 
-// Infers and checks an op against its row (operand count and classes) and, where result types are declared, against those.
-// Returns the result types.
+// Infers and checks an op against its row (operand count and classes) and, where result types are declared, against
+// those. Returns the result types.
 absl::StatusOr<std::vector<Type>> InferOp(const Graph& graph, const OpData& op, absl::Span<const Type> declared);
 
 }  // namespace sinter

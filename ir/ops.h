@@ -1,8 +1,8 @@
 // Ops as typed structs, and reflection over the op table.
 //
-// ops::Softmax{.x = s, .mask = m, .scale = 0.125} is what a builder adds and what a pass reads; OpDef is what the parser,
-// the printer and the verifier read. Both come from the rows of ops.inc. An operand of a struct is a ValueId of the graph
-// that the op stands in; an absent optional operand is ValueId::None().
+// ops::Softmax{.x = s, .mask = m, .scale = 0.125} is what a builder adds and what a pass reads; OpDef is what the
+// parser, the printer and the verifier read. Both come from the rows of ops.inc. An operand of a struct is a ValueId of
+// the graph that the op stands in; an absent optional operand is ValueId::None().
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,8 @@ enum class OpKind : uint8_t {
 #undef OP
 };
 
-using Attr = std::variant<int64_t, double, bool, std::string, DimExpr, GraphRef, std::vector<int64_t>, std::vector<double>,
-                          std::vector<std::string>>;
+using Attr = std::variant<int64_t, double, bool, std::string, DimExpr, GraphRef, std::vector<int64_t>,
+                          std::vector<double>, std::vector<std::string>>;
 
 enum class OperandClass : uint8_t { kAny, kFloat, kInt, kNumber, kBool, kState };
 
@@ -128,8 +128,8 @@ std::optional<OpKind> ParseOpKind(absl::string_view mnemonic);
 absl::string_view OperandClassName(OperandClass cls);
 absl::string_view AttrTypeName(const Attr& attr);
 
-// The erased form of an op, as a graph stores it. Operands in declaration order, absent optional ones as None (absent ones at
-// the end are left out), attributes in declaration order, none missing.
+// The erased form of an op, as a graph stores it. Operands in declaration order, absent optional ones as None (absent
+// ones at the end are left out), attributes in declaration order, none missing.
 struct OpFields {
   OpKind kind;
   absl::InlinedVector<ValueId, 4> operands;

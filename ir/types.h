@@ -30,8 +30,8 @@ inline constexpr int64_t kMaxRank = 8;
 
 std::string ToString(const Type& type, const DimTable& table);
 
-// The largest number of elements and bytes that a value of this type can have. kInvalidArgument: over 2^62, a poisoned or negative dim, or
-// a quantized last axis that is no multiple of its block.
+// The largest number of elements and bytes that a value of this type can have. kInvalidArgument: over 2^62, a poisoned
+// or negative dim, or a quantized last axis that is no multiple of its block.
 absl::StatusOr<int64_t> MaxElems(const Type& type, const DimTable& table);
 absl::StatusOr<int64_t> MaxBytes(const Type& type, const DimTable& table);
 

@@ -238,7 +238,7 @@ class Checker {
     for (uint32_t i = 0; i < param.type()->dims()->size(); ++i) {
       const absl::StatusOr<Range> range = RangeOf(*param.type()->dims()->Get(i));
       if (!range.ok()) return Within(absl::StrCat("dim ", i, ": "), range.status());
-      if (range->low < 0) return Bad("dim ", i, " can be ", range->low);
+      if (range->low < 0) return Bad("dim ", i, ": can be ", range->low);
       bytes = CheckedMul(*bytes, std::max<int64_t>(1, range->high));
       if (!bytes) return Bad("its size overflows");
     }

@@ -1,13 +1,617 @@
+// What models are accepted and refused, where and with what words; the form of the graph; weights and presets.
+// That the graph computes what it should is in whole_model_test.cc.
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "frontend/model.h"
-#include "ir/text.h"
+#include "frontend/presets.h"
+#include "frontend/random_fill.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include <iostream>
+#include "ir/text.h"
+#include "tests/tiny_models.h"
+
 namespace sinter {
-TEST(X, Y) {
-  auto m = OpenModel("preset:smallmind:f16");
-  ASSERT_TRUE(m.ok()) << m.status();
-  std::cout << Print(*m->module).substr(0, 9000);
-  auto p = Parse(Print(*m->module), "x.sir");
-  ASSERT_TRUE(p.ok()) << p.status();
+namespace {
+
+using testing::HasSubstr;
+
+absl::StatusOr<Model> Open(const TinyModel& tiny, const ImportOptions& options = {}) {
+  const TestFile file(tiny.File(), "model.gguf");  // a mapping outlives the name
+  return OpenModel(file.path(), options);
 }
+
+// ---- Refusals, each beside a twin that is accepted -----------------------------------------------------------------
+
+struct Refusal {
+  const char* name;
+  TinyOptions options;
+  std::function<void(TinyModel&)> refused, accepted;
+  absl::StatusCode code;
+  std::vector<std::string> message;  // substrings
+};
+
+constexpr absl::StatusCode kMalformed = absl::StatusCode::kInvalidArgument;
+constexpr absl::StatusCode kUnsupported = absl::StatusCode::kUnimplemented;
+
+using M = TinyModel;
+void Nothing(M&) {}
+std::function<void(M&)> Key(const std::string& key, M::Value value) {
+  return [=](M& m) { m.Set(key, value); };
 }
+std::function<void(M&)> Without(const std::string& name) {
+  return [=](M& m) { m.Erase(name); };
+}
+std::function<void(M&)> With(const std::string& tensor, std::vector<int64_t> dims) {
+  return [=](M& m) {
+    int64_t elems = 1;
+    for (int64_t dim : dims) elems *= dim;
+    m.Add({tensor, dims, GgufWriter::kF32, std::vector<float>(static_cast<size_t>(elems), 1)});
+  };
+}
+std::function<void(M&)> Reshaped(const std::string& tensor, std::vector<int64_t> dims) {
+  return [=](M& m) { m.tensor(tensor).dims = dims; };
+}
+
+std::vector<Refusal> Refusals() {
+  const auto u32 = [](uint32_t v) { return M::Value(v); };
+  const auto f32 = [](float v) { return M::Value(v); };
+  const TinyOptions llama, gpt2{.architecture = "gpt2"}, factors{.rope_factors = true};
+  const std::string heads = "llama.attention.head_count", kv_heads = "llama.attention.head_count_kv";
+  return {
+      // Counts that contradict each other.
+      {"HeadsDivideWidth",
+       llama,
+       Key(heads, u32(6)),
+       Nothing,
+       kMalformed,
+       {"\"llama.attention.head_count\"", "the width, 64", "found 6"}},
+      {"KvHeadsDivideHeads",
+       llama,
+       Key(kv_heads, u32(3)),
+       Nothing,
+       kMalformed,
+       {"\"llama.attention.head_count_kv\"", "divisor of the 4 heads", "found 3"}},
+      {"NoHeads", llama, Key(heads, u32(0)), Nothing, kMalformed, {heads, "0"}},
+      {"NoLayers", llama, Key("llama.block_count", u32(0)), Nothing, kMalformed, {"llama.block_count", "0"}},
+      {"LyingLayers",
+       llama,
+       Key("llama.block_count", u32(4000000000)),
+       Nothing,
+       kMalformed,
+       {"llama.block_count", "4000000000", "4096"}},
+      {"LyingWidth",
+       llama,
+       Key("llama.embedding_length", u32(4294967295)),
+       Nothing,
+       kMalformed,
+       {"llama.embedding_length", "4294967295"}},
+      {"WideHeads",
+       llama,
+       Key("llama.attention.key_length", u32(1 << 23)),
+       Nothing,
+       kMalformed,
+       {heads, "4 heads of width 8388608"}},
+      {"KeyMissing",
+       llama,
+       Without("llama.feed_forward_length"),
+       Nothing,
+       kMalformed,
+       {"llama.feed_forward_length", "missing"}},
+      {"KeyOfAnotherType",
+       llama,
+       Key("llama.context_length", "long"),
+       Nothing,
+       kMalformed,
+       {"llama.context_length", "string"}},
+      {"CountsByLayer",
+       llama,
+       Key(kv_heads, std::vector<uint32_t>{2, 1}),
+       Key(kv_heads, std::vector<uint32_t>{2, 2}),
+       kUnsupported,
+       {kv_heads, "differs from layer to layer (2, 1)"}},
+      {"NoCountsByLayer", llama, Key(kv_heads, std::vector<uint32_t>{}), Nothing, kMalformed, {kv_heads, "empty"}},
+      {"ZeroByLayer", llama, Key(kv_heads, std::vector<uint32_t>{0, 0}), Nothing, kMalformed, {kv_heads, "found 0"}},
+      {"Architecture", llama, Without("general.architecture"), Nothing, kMalformed, {"general.architecture"}},
+      {"Epsilon",
+       llama,
+       Key("llama.attention.layer_norm_rms_epsilon", f32(-1)),
+       Key("llama.attention.layer_norm_rms_epsilon", f32(0)),
+       kMalformed,
+       {"layer_norm_rms_epsilon", "-1"}},
+      {"EpsilonNan",
+       gpt2,
+       Key("gpt2.attention.layer_norm_epsilon", f32(std::numeric_limits<float>::quiet_NaN())),
+       Nothing,
+       kMalformed,
+       {"gpt2.attention.layer_norm_epsilon", "nan"}},
+      {"VocabularySize",
+       llama,
+       Key("llama.vocab_size", u32(289)),
+       Without("llama.vocab_size"),
+       kMalformed,
+       {"llama.vocab_size", "288 rows", "289"}},
+      {"Tokens",
+       llama,
+       [](M& m) { AddTinyVocabulary(m, 287); },
+       Nothing,
+       kMalformed,
+       {"tokenizer.ggml.tokens", "288 rows", "287 tokens"}},
+      // Rope.
+      {"RopeDimsOdd",
+       llama,
+       Key("llama.rope.dimension_count", u32(15)),
+       Key("llama.rope.dimension_count", u32(16)),
+       kMalformed,
+       {"llama.rope.dimension_count", "16", "15"}},
+      {"RopeDimsMany",
+       llama,
+       Key("llama.rope.dimension_count", u32(18)),
+       Without("llama.rope.dimension_count"),
+       kMalformed,
+       {"llama.rope.dimension_count", "16", "18"}},
+      {"RopeDimsFew",
+       llama,
+       Key("llama.rope.dimension_count", u32(8)),
+       Nothing,
+       kUnsupported,
+       {"llama.rope.dimension_count 8 of 16"}},
+      {"RopeBase",
+       llama,
+       Key("llama.rope.freq_base", f32(0)),
+       Key("llama.rope.freq_base", f32(5e5f)),
+       kMalformed,
+       {"llama.rope.freq_base", "positive", "0"}},
+      {"RopeScaling",
+       llama,
+       Key("llama.rope.scaling.type", "yarn"),
+       Key("llama.rope.scaling.type", "none"),
+       kUnsupported,
+       {"llama.rope.scaling.type \"yarn\"", "none, linear"}},
+      {"RopeFactor",
+       llama,
+       Key("llama.rope.scaling.factor", f32(-2)),
+       Key("llama.rope.scaling.factor", f32(0)),
+       kMalformed,
+       {"llama.rope.scaling.factor", "-2"}},
+      {"RopeFactorOld",
+       llama,
+       Key("llama.rope.scale_linear", f32(std::numeric_limits<float>::infinity())),
+       Key("llama.rope.scale_linear", f32(2)),
+       kMalformed,
+       {"llama.rope.scale_linear", "inf"}},
+      {"RopeAttnFactor",
+       llama,
+       Key("llama.rope.scaling.attn_factor", f32(1.2f)),
+       Key("llama.rope.scaling.attn_factor", f32(1)),
+       kUnsupported,
+       {"llama.rope.scaling.attn_factor 1.2"}},
+      {"RopeFreqs",
+       factors,
+       Reshaped("rope_freqs.weight", {2, 4}),
+       Nothing,
+       kMalformed,
+       {"rope_freqs.weight: expected [8]; found [2,4]"}},
+      {"OddHeads",
+       {.head_width = 16},
+       [](M& m) {
+         m.Set("llama.attention.key_length", uint32_t{15});
+         m.Set("llama.attention.value_length", uint32_t{15});
+       },
+       Nothing,
+       kMalformed,
+       {"even width", "15"}},
+      {"ValueWidth",
+       {.head_width = 24},
+       Key("llama.attention.value_length", u32(16)),
+       Nothing,
+       kUnsupported,
+       {"llama.attention.value_length 16", "llama.attention.key_length 24"}},
+      // Things that other models do.
+      {"Experts",
+       llama,
+       Key("llama.expert_count", u32(8)),
+       Key("llama.expert_count", u32(0)),
+       kUnsupported,
+       {"llama.expert_count 8: mixture of experts"}},
+      {"Window",
+       llama,
+       Key("llama.attention.sliding_window", u32(63)),
+       Key("llama.attention.sliding_window", u32(64)),
+       kUnsupported,
+       {"llama.attention.sliding_window 63", "64 positions"}},
+      {"SoftCap",
+       llama,
+       Key("llama.final_logit_softcapping", f32(30)),
+       Key("llama.final_logit_softcapping", f32(0)),
+       kUnsupported,
+       {"final_logit_softcapping 30"}},
+      {"NotCausal",
+       gpt2,
+       Key("gpt2.attention.causal", false),
+       Key("gpt2.attention.causal", true),
+       kUnsupported,
+       {"gpt2.attention.causal 0"}},
+      {"ScaleByLayer",
+       llama,
+       Key("llama.attention.scale", std::vector<float>{1, 2}),
+       Key("llama.attention.scale", f32(0)),
+       kUnsupported,
+       {"llama.attention.scale by layer"}},
+      {"ScaleAsText",
+       llama,
+       Key("llama.attention.scale", "big"),
+       Nothing,
+       kMalformed,
+       {"llama.attention.scale", "string"}},
+      {"Split", llama, Key("split.count", u32(2)), Key("split.count", u32(1)), kUnsupported, {"split.count 2"}},
+      {"QueryNorms",
+       llama,
+       With("blk.1.attn_q_norm.weight", {16}),
+       With("blk.1.attn_rot_embd.weight", {8}),
+       kUnsupported,
+       {"blk.1.attn_q_norm.weight: no tensor of the llama architecture"}},
+      {"RopeFreqsOfGpt2", gpt2, With("rope_freqs.weight", {8}), Nothing, kUnsupported, {"rope_freqs.weight"}},
+      {"OtherArchitecture",
+       llama,
+       Key("general.architecture", "mamba\x01"),
+       Nothing,
+       kUnsupported,
+       {"architecture \"mamba\\001\" (supported: llama, gpt2)"}},
+      // Tensors.
+      {"TensorMissing",
+       llama,
+       Without("blk.1.ffn_up.weight"),
+       Nothing,
+       kMalformed,
+       {"blk.1.ffn_up.weight: expected [96,64]; found none"}},
+      {"TensorTransposed",
+       llama,
+       Reshaped("blk.0.ffn_down.weight", {96, 64}),
+       Nothing,
+       kMalformed,
+       {"blk.0.ffn_down.weight: expected [64,96]; found [96,64]"}},
+      {"BiasShape",
+       {.biases = true},
+       Reshaped("blk.1.attn_q.bias", {1, 64}),
+       Without("blk.1.attn_q.bias"),
+       kMalformed,
+       {"blk.1.attn_q.bias: expected [64]; found [1,64]"}},
+      {"BiasMissing",
+       gpt2,
+       Without("blk.0.attn_qkv.bias"),
+       Nothing,
+       kMalformed,
+       {"blk.0.attn_qkv.bias: expected [192]"}},
+      {"TableMissing", llama, Without("token_embd.weight"), Nothing, kMalformed, {"token_embd.weight", "found none"}},
+      {"TableFlat",
+       llama,
+       Reshaped("token_embd.weight", {288 * 64}),
+       Nothing,
+       kMalformed,
+       {"token_embd.weight", "[18432]"}},
+      {"PositionsMissing",
+       gpt2,
+       Without("position_embd.weight"),
+       Nothing,
+       kMalformed,
+       {"position_embd.weight: expected [64,64]"}},
+      {"NoTensors", llama, [](M& m) { m.tensors().clear(); }, Nothing, kMalformed, {"vocabulary-only"}},
+  };
+}
+
+class Refuses : public testing::TestWithParam<Refusal> {};
+
+TEST_P(Refuses, WithTheRightWordsAndAcceptsItsTwin) {
+  const Refusal& r = GetParam();
+  TinyModel bad = MakeTinyModel(r.options), good = MakeTinyModel(r.options);
+  r.refused(bad);
+  r.accepted(good);
+  const absl::Status status = Open(bad).status();
+  EXPECT_EQ(status.code(), r.code) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model.gguf: "));
+  for (const std::string& part : r.message) EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+  const absl::Status twin = Open(good).status();
+  EXPECT_TRUE(twin.ok()) << twin;
+}
+INSTANTIATE_TEST_SUITE_P(Model, Refuses, testing::ValuesIn(Refusals()),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST(Refusals, ListEverythingThatIsNotSupportedAtOnce) {
+  TinyModel m = MakeTinyModel({});
+  m.Set("llama.expert_count", uint32_t{4});
+  m.Set("llama.rope.scaling.type", "longrope");
+  m.Set("llama.attention.sliding_window", uint32_t{8});
+  m.Erase("blk.0.ffn_up.weight");
+  m.Erase("blk.1.ffn_up.weight");
+  With("blk.0.ffn_up_exps.weight", {4, 96, 64})(m);
+  With("blk.1.ffn_up_exps.weight", {4, 96, 64})(m);
+  const absl::Status status = Open(m).status();
+  EXPECT_EQ(status.code(), kUnsupported);
+  for (const char* part : {"expert_count 4", "\"longrope\"", "sliding_window 8",
+                           "blk.*.ffn_up_exps.weight (layers 0-1): no tensor of the llama architecture"}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+  }
+}
+
+TEST(Refusals, ListEveryUnsupportedTensorTypeOnce) {
+  GgufWriter w;
+  w.Set("general.architecture", "rwkv");
+  w.RawTensor("a", {1, 32}, GgufWriter::kQ8_0, std::string(34, 0)).RawTensor("b", {1, 256}, 12, std::string(144, 0));
+  w.RawTensor("c", {1, 32}, GgufWriter::kQ8_0, std::string(34, 0)).Tensor("d", {1}, GgufWriter::kF32, {1});
+  const TestFile file(w.Build(), "model.gguf");
+  const absl::Status status = OpenModel(file.path()).status();
+  EXPECT_EQ(status.code(), kUnsupported);
+  for (const char* part : {"architecture \"rwkv\"", "tensor type Q8_0 (a and 1 more)", "tensor type Q4_K (b)"}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+  }
+}
+
+TEST(Refusals, ListEveryMissingTensor) {
+  TinyModel m = MakeTinyModel({});
+  m.Set("llama.block_count", uint32_t{5});
+  m.Erase("output_norm.weight");
+  m.tensor("blk.0.attn_k.weight").dims = {64, 32};
+  const absl::Status status = Open(m).status();
+  EXPECT_EQ(status.code(), kMalformed);
+  for (const char* part : {"output_norm.weight: expected [64]; found none", "blk.*.attn_norm.weight (layers 2-4)",
+                           "blk.0.attn_k.weight: expected [32,64]; found [64,32]"}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+  }
+  EXPECT_FALSE(absl::StrContains(status.message(), "bias")) << "optional tensors are not missing";
+}
+
+// ---- Files and options ---------------------------------------------------------------------------------------------
+
+TEST(OpenModel, SaysWhatAFileIs) {
+  EXPECT_EQ(OpenModel("/nonexistent/model.gguf").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(OpenModel("/").status().code(), kMalformed);
+  const TestFile text("hello", "model.txt"), safetensors("{}", "model.safetensors"), empty("", "empty.gguf");
+  EXPECT_EQ(OpenModel(text.path()).status().code(), kMalformed);
+  EXPECT_THAT(std::string(OpenModel(text.path()).status().message()), HasSubstr("expected a GGUF file"));
+  EXPECT_EQ(OpenModel(safetensors.path()).status().code(), kUnsupported);
+  EXPECT_THAT(std::string(OpenModel(safetensors.path()).status().message()), HasSubstr("a safetensors file"));
+  EXPECT_EQ(OpenModel(empty.path()).status().code(), kMalformed);
+  const TestFile misnamed(MakeTinyModel({}).File(), "model.bin");
+  EXPECT_TRUE(OpenModel(misnamed.path()).ok()) << "the content decides";
+}
+
+TEST(OpenModel, ChoosesContextChunkAndCache) {
+  const TinyModel tiny = MakeTinyModel({}), half = MakeTinyModel({.type = GgufWriter::kF16});
+  const auto model = Open(tiny);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->context, 64);
+  EXPECT_EQ(model->chunk, 64) << "never more than the context";
+  EXPECT_EQ(model->kv, DType::kF32);
+  EXPECT_EQ(Open(half)->kv, DType::kF16);
+  EXPECT_EQ(Open(tiny, {.kv = DType::kF16})->kv, DType::kF16);
+  EXPECT_EQ(Open(tiny, {.context = 8, .chunk = 3})->chunk, 3);
+  EXPECT_EQ(Open(tiny, {.kv = DType::kQ8_0}).status().code(), kUnsupported);
+  for (int64_t context : {int64_t{-1}, int64_t{65}, std::numeric_limits<int64_t>::max()}) {
+    const absl::Status status = Open(tiny, {.context = context}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << context;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("found ", context)));
+  }
+  EXPECT_EQ(Open(tiny, {.chunk = 0}).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(OpenModel("preset:llama-3.2-1b")->context, 4096);
+}
+
+TEST(OpenModel, NamesTheModelAndReadsItsVocabulary) {
+  TinyModel tiny = MakeTinyModel({});
+  EXPECT_EQ(Open(tiny)->name, "tiny-llama");
+  EXPECT_EQ(Open(tiny)->module->name(), "tiny_llama");
+  ASSERT_TRUE(Open(tiny)->tokenizer.has_value());
+  EXPECT_EQ(Open(tiny)->tokenizer->tokens.size(), 288u);
+  tiny.Set("general.name", std::string("\x1b[31m") + std::string(100, 'x'));
+  EXPECT_EQ(Open(tiny)->name.substr(0, 6), "?[31mx");
+  EXPECT_EQ(Open(tiny)->name.size(), 64u);
+  tiny.Erase("general.name");
+  EXPECT_THAT(Open(tiny)->name, HasSubstr("model.gguf"));
+  tiny.Set("tokenizer.ggml.model", "none");
+  EXPECT_FALSE(Open(tiny)->tokenizer.has_value());
+}
+
+TEST(ReadModelConfig, KnowsFusedAndTiedModels) {
+  const ModelConfig plain = Open(MakeTinyModel({}))->config;
+  EXPECT_EQ(plain.kv_heads, 2);
+  EXPECT_EQ(plain.head_width, 16);
+  EXPECT_EQ(plain.vocabulary, 288);
+  EXPECT_FALSE(plain.fused_qkv || plain.tied_output || plain.rope_factors);
+  EXPECT_EQ(plain.rope_scale, 1);
+  const ModelConfig other =
+      Open(MakeTinyModel({.tied = true, .fused = true, .rope_factors = true, .rope_scaling = 4}))->config;
+  EXPECT_TRUE(other.fused_qkv && other.tied_output && other.rope_factors);
+  EXPECT_EQ(other.rope_scale, 0.25);
+  EXPECT_EQ(Open(MakeTinyModel({.head_width = 24}))->config.q_width(), 96);
+}
+
+// ---- The graph -----------------------------------------------------------------------------------------------------
+
+TEST(Graph, IsPlainAndRoundTripsAsText) {
+  for (const TinyCase& c : TinyCases()) {
+    SCOPED_TRACE(c.name);
+    const auto model = Open(MakeTinyModel(c.options), {.context = 32, .chunk = 8});
+    ASSERT_TRUE(model.ok()) << model.status();
+    const std::string text = Print(*model->module);
+    const auto parsed = Parse(text, "model.sir");
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(Print(**parsed), text);
+    for (const char* line : {"dim T in 1..8\n", "dim P in 0..31\n", "dim L in 1..8\n", "bound P+T <= 32\n"}) {
+      EXPECT_THAT(text, HasSubstr(line));
+    }
+    ASSERT_EQ(model->module->entries().size(), 1u);
+    const Graph& main = model->module->graph(model->module->entries()[0]);
+    EXPECT_EQ(main.name(), "main");
+    for (OpId id : main.order()) {
+      const OpKind kind = main.op(id).kind();
+      EXPECT_FALSE(main.op(id).loc.empty()) << PrintOp(main, id);
+      for (OpKind fused :
+           {OpKind::kGemm, OpKind::kSoftmax, OpKind::kLayerNorm, OpKind::kRmsNorm, OpKind::kGelu, OpKind::kSwiglu}) {
+        EXPECT_NE(kind, fused) << PrintOp(main, id);
+      }
+    }
+  }
+}
+
+TEST(Graph, KeepsTheTypesOfTheFile) {
+  const auto model = Open(MakeTinyModel({.type = GgufWriter::kBF16}), {.context = 32});
+  ASSERT_TRUE(model.ok()) << model.status();
+  const std::string text = Print(*model->module);
+  for (const char* part : {
+           "graph @dot_bf16_64(%a: f32[64], %b: bf16[64])",
+           "graph @dot_f16_context(%a: f32[P+T], %b: f16[P+T])",
+           "graph @main(%ids: i32[T], %pos: i32[T], %rows: i32[L], %kv0: state<f16[2,2,32,16]>",
+           "weight \"blk.0.attn_k.weight\" : bf16[32,64]",
+           "loop @dot_f16_16(%l0.q_turned, %l0.K) {over=\"g q t s\", slices=[\"g q t .\", \"g s .\"]} : f32[2,2,T,P+T]",
+           "loop @dot_f16_context(%l0.probabilities, %l0.V) {over=\"g q t d\", slices=[\"g q t .\", \"g . d\"]}",
+       }) {
+    EXPECT_THAT(text, HasSubstr(part));
+  }
+}
+
+// ---- Weights and presets -------------------------------------------------------------------------------------------
+
+TEST(Weights, ReadRowsOfAFile) {
+  const TinyModel tiny = MakeTinyModel({.type = GgufWriter::kF16});
+  const auto model = Open(tiny);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const WeightSource& weights = *model->weights;
+  const auto info = weights.Find("blk.1.attn_k.weight");
+  ASSERT_TRUE(info.ok());
+  EXPECT_EQ(info->dtype, DType::kF16);
+  EXPECT_EQ(info->dims, (std::vector<int64_t>{32, 64}));
+  std::vector<uint16_t> rows(2 * 64);
+  const absl::Span<uint8_t> bytes(reinterpret_cast<uint8_t*>(rows.data()), rows.size() * 2);
+  ASSERT_TRUE(weights.Read("blk.1.attn_k.weight", 30, 32, bytes).ok());
+  const std::vector<float>& expected = tiny.Find("blk.1.attn_k.weight")->values;
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(HalfToFloat(rows[i]), expected[30 * 64 + i]);
+  weights.Done("blk.1.attn_k.weight");
+  weights.Done("nothing");
+  ASSERT_TRUE(weights.Read("blk.1.attn_k.weight", 30, 32, bytes).ok()) << "dropped pages can be read again";
+  EXPECT_EQ(HalfToFloat(rows[5]), expected[30 * 64 + 5]);
+
+  const auto code = [&](const char* name, int64_t begin, int64_t end, size_t size) {
+    return weights.Read(name, begin, end, bytes.first(size)).code();
+  };
+  EXPECT_EQ(code("nothing", 0, 1, 128), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code("blk.1.attn_k.weight", -1, 1, 256), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(code("blk.1.attn_k.weight", 31, 33, 256), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(code("blk.1.attn_k.weight", 2, 1, 0), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(code("blk.1.attn_k.weight", 0, 1, 127), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(weights.Read("blk.1.attn_k.weight", 32, 32, {}).ok());
+}
+
+std::vector<uint8_t> Rows(const WeightSource& source, const std::string& name, int64_t begin, int64_t end) {
+  const TensorInfo info = *source.Find(name);
+  std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(info.dtype, info.row_elems()) * (end - begin)));
+  EXPECT_TRUE(source.Read(name, begin, end, absl::MakeSpan(bytes)).ok());
+  return bytes;
+}
+
+TEST(Presets, AreKnownByName) {
+  for (absl::string_view name : PresetNames()) {
+    const auto model = OpenModel(absl::StrCat(kPresetPrefix, name));
+    ASSERT_TRUE(model.ok()) << model.status();
+    EXPECT_EQ(model->name, name);
+    EXPECT_FALSE(model->tokenizer.has_value());
+    EXPECT_EQ(model->module->weights->path, absl::StrCat("preset:", name));
+    EXPECT_EQ(model->module->weights->sha256.size(), 64u);
+  }
+  const ModelConfig smallmind = OpenModel("preset:smallmind")->config;
+  EXPECT_EQ(smallmind.architecture->name, "gpt2");
+  EXPECT_EQ(smallmind.vocabulary, 512);
+  EXPECT_EQ(smallmind.trained_context, 128);
+  EXPECT_EQ(smallmind.width, 256);
+  EXPECT_EQ(smallmind.layers, 4);
+  EXPECT_EQ(smallmind.heads, 8);
+  EXPECT_EQ(smallmind.ffn_width, 1024);
+  const absl::Status unknown = OpenModel("preset:gpt5").status(), type = OpenModel("preset:smallmind:q4_0").status();
+  EXPECT_EQ(unknown.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(unknown.message()), HasSubstr("smallmind, gpt2-124m, stories15m"));
+  EXPECT_EQ(type.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(type.message()), HasSubstr("f32, f16 or bf16; found \"q4_0\""));
+}
+
+TEST(Presets, HaveWeightsThatDoNotDependOnHowTheyAreRead) {
+  for (const char* path : {"preset:tinyllama-1.1b", "preset:tinyllama-1.1b:f16"}) {
+    const auto source = OpenWeights(path);
+    ASSERT_TRUE(source.ok()) << source.status();
+    // 2600 rows of 2048 cross the boundary of two generator blocks, which is at 512 rows.
+    const std::vector<uint8_t> whole = Rows(**source, "token_embd.weight", 500, 3100);
+    std::vector<uint8_t> pieces(whole.size());
+    const size_t row = whole.size() / 2600;
+    std::vector<std::thread> threads;
+    for (int64_t piece = 0; piece < 4; ++piece) {
+      threads.emplace_back([&, piece] {
+        const absl::Span<uint8_t> out =
+            absl::MakeSpan(pieces).subspan(static_cast<size_t>(piece) * 650 * row, 650 * row);
+        EXPECT_TRUE((*source)->Read("token_embd.weight", 500 + piece * 650, 500 + (piece + 1) * 650, out).ok());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_TRUE(pieces == whole);
+    EXPECT_FALSE(Rows(**source, "token_embd.weight", 0, 1) == Rows(**source, "output.weight", 0, 1));
+    EXPECT_FALSE(Rows(**source, "token_embd.weight", 0, 1) == Rows(**source, "token_embd.weight", 512, 513));
+  }
+  EXPECT_NE((*OpenWeights("preset:tinyllama-1.1b"))->digest(), (*OpenWeights("preset:tinyllama-1.1b:f16"))->digest());
+}
+
+TEST(Presets, RoundOneModelToEachType) {
+  const auto exact = OpenWeights("preset:stories15m"), half = OpenWeights("preset:stories15m:f16");
+  const auto a = MakeWeightReader(**exact)("blk.3.ffn_up.weight"), b = MakeWeightReader(**half)("blk.3.ffn_up.weight");
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_EQ(b->dtype, DType::kF16);
+  for (size_t i = 0; i < a->values.size(); ++i) ASSERT_EQ(RoundTo(DType::kF16, a->values[i]), b->values[i]);
+  EXPECT_EQ((*half)->Find("blk.3.attn_norm.weight")->dtype, DType::kF32);
+}
+
+TEST(Presets, HaveTheSpreadTheyState) {
+  const auto source = OpenWeights("preset:gpt2-124m");
+  const WeightReader read = MakeWeightReader(**source);
+  struct Expected {
+    const char* name;
+    double mean, deviation;
+  };
+  for (const Expected& e : std::vector<Expected>{{"blk.0.ffn_down.weight", 0, 1 / std::sqrt(3072.0)},
+                                                 {"position_embd.weight", 0, 1 / std::sqrt(768.0)},
+                                                 {"blk.3.attn_norm.weight", 1, 0.1},
+                                                 {"blk.3.attn_qkv.bias", 0, 0.02}}) {
+    const auto tensor = read(e.name);
+    ASSERT_TRUE(tensor.ok()) << tensor.status();
+    const double n = static_cast<double>(tensor->elems());
+    double mean = 0, square = 0;
+    for (double v : tensor->values) mean += v / n;
+    for (double v : tensor->values) square += (v - mean) * (v - mean) / n;
+    EXPECT_NEAR(mean, e.mean, 5 * e.deviation / std::sqrt(n)) << e.name;
+    EXPECT_NEAR(std::sqrt(square), e.deviation, 5 * e.deviation / std::sqrt(n)) << e.name;
+  }
+}
+
+TEST(RandomFill, IsTheSameEverywhere) {
+  std::vector<float> values(4);
+  RandomFill(RandomKey("token_embd.weight"), (uint64_t{1} << 40) + (1 << 20) - 2, 0x1p23f, 0, absl::MakeSpan(values));
+  EXPECT_EQ(values,
+            (std::vector<float>{-7906074, -4225616, -6309193, -1221701}));  // computed from the formula in Python
+}
+
+TEST(RandomFill, RoundsAsTheTypesDo) {
+  std::vector<float> values(1 << 16);
+  RandomFill(RandomKey("x"), 0, 1, 0, absl::MakeSpan(values));
+  for (size_t i = 0; i < values.size(); ++i) values[i] *= std::ldexp(1.0f, -static_cast<int>(i % 30));
+  std::vector<uint16_t> halves(values.size()), bf16(values.size());
+  FloatsToHalves(values, halves.data());
+  FloatsToBf16(values, bf16.data());
+  for (size_t i = 0; i < values.size(); ++i) {
+    ASSERT_EQ(halves[i], FloatToHalf(values[i])) << values[i];
+    ASSERT_EQ(bf16[i], FloatToBf16(values[i])) << values[i];
+  }
+}
+
+}  // namespace
+}  // namespace sinter

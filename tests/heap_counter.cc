@@ -40,6 +40,7 @@ void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p);
 #else
 
 // glibc's own names for what is replaced here; libstdc++'s operator new calls malloc.
+// NOLINTBEGIN(bugprone-reserved-identifier, readability-inconsistent-declaration-parameter-name)
 extern "C" {
 void* __libc_malloc(size_t size);
 void* __libc_calloc(size_t count, size_t size);
@@ -68,5 +69,6 @@ int posix_memalign(void** p, size_t alignment, size_t size) noexcept {
   return *p == nullptr ? ENOMEM : 0;
 }
 }
+// NOLINTEND(bugprone-reserved-identifier, readability-inconsistent-declaration-parameter-name)
 
 #endif

@@ -2,7 +2,7 @@
 //
 //   TinyModel m = MakeTinyModel({.architecture = "llama", .type = GgufWriter::kF16, .fused = true});
 //   m.Set("llama.attention.head_count", uint32_t{3});   // edits make the malformed and unsupported twins
-//   std::string path = WriteTinyModel(m, "heads.gguf");
+//   TestFile file(m.File(), "heads.gguf");
 //
 // Width 64, 2 layers, 4 heads (llama: over 2 key/value heads), ffn 96, vocabulary 288, context 64. Weights are uniform,
 // from std::mt19937, the same everywhere; `values` hold what the file holds, after rounding to its type. The output
@@ -15,6 +15,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <random>
 #include <string>
@@ -28,7 +30,7 @@
 namespace sinter {
 
 struct TinyOptions {
-  std::string architecture = "llama";        // or gpt2
+  const char* architecture = "llama";        // or gpt2
   GgufWriter::Type type = GgufWriter::kF32;  // of the matrices; kF32, kF16 or kBF16
   bool tied = false;                         // no output.weight
   bool fused = false;                        // attn_qkv; gpt2 always
@@ -154,13 +156,14 @@ inline void AddTinyVocabulary(TinyModel& model, size_t size) {
 
 inline TinyModel MakeTinyModel(const TinyOptions& options) {
   constexpr int64_t kWidth = 64, kLayers = 2, kHeads = 4, kFfn = 96, kVocabulary = 288, kContext = 64;
-  const bool gpt2 = options.architecture == "gpt2", biases = gpt2 || options.biases;
+  const std::string architecture = options.architecture;
+  const bool gpt2 = architecture == "gpt2", biases = gpt2 || options.biases;
   const int64_t kv_heads = gpt2 ? 4 : 2, q_width = kHeads * options.head_width,
                 kv_width = kv_heads * options.head_width;
-  const std::string prefix = options.architecture + ".";
+  const std::string prefix = architecture + ".";
   TinyModel m;
-  m.Set("general.architecture", options.architecture);
-  m.Set("general.name", "tiny-" + options.architecture);
+  m.Set("general.architecture", architecture);
+  m.Set("general.name", "tiny-" + architecture);
   m.Set(prefix + "context_length", uint32_t{kContext});
   m.Set(prefix + "embedding_length", uint32_t{kWidth});
   m.Set(prefix + "block_count", uint32_t{kLayers});
@@ -229,17 +232,61 @@ inline TinyModel MakeTinyModel(const TinyOptions& options) {
   return m;
 }
 
-// Writes a file below the test's temporary folder, under a name of this process; returns its path.
-inline std::string WriteTestFile(const std::string& content, const std::string& name) {
-  const std::string path = testing::TempDir() + std::to_string(getpid()) + "_" + name;
-  std::ofstream file(path, std::ios::binary);
-  file << content;
-  EXPECT_TRUE(file.good()) << path;
-  return path;
-}
+// A file in the test's temporary folder, under a name of this process, for as long as the object lives.
+class TestFile {
+ public:
+  TestFile(const std::string& content, const std::string& name)
+      : path_(testing::TempDir() + std::to_string(getpid()) + "_" + name) {
+    std::ofstream file(path_, std::ios::binary);
+    file << content;
+    EXPECT_TRUE(file.good()) << path_;
+  }
+  TestFile(const TestFile&) = delete;
+  TestFile& operator=(const TestFile&) = delete;
+  ~TestFile() { unlink(path_.c_str()); }
 
-inline std::string WriteTinyModel(const TinyModel& model, const std::string& name) {
-  return WriteTestFile(model.File(), name);
-}
+  const std::string& path() const { return path_; }
 
+ private:
+  std::string path_;
+};
+
+// One model of each kind that is supported. Seeds were chosen, before llama.cpp was asked, so that in every step the
+// largest logit leads by 0.2 or more: with a lead of 0.001 (the first case with seed 1, at its 13th token) the
+// evaluator and llama.cpp, which rounds its cache and parts of its products to f16, disagree.
+struct TinyCase {
+  const char* name;
+  TinyOptions options;
+  // What llama.cpp (ggml-cpu, prebuilt for node-llama-cpp 3.22.1) generates greedily after the prompt 1,2,3.
+  std::vector<int> llama_cpp_ids;
+};
+inline std::vector<TinyCase> TinyCases() {
+  return {
+      {"llama", {.seed = 38}, {7, 35, 123, 117, 130, 133, 265, 92, 247, 171, 123, 265, 89, 46, 6, 211}},
+      {"llama_f16",
+       {.type = GgufWriter::kF16, .seed = 47},
+       {18, 100, 135, 236, 33, 247, 238, 18, 39, 25, 34, 100, 199, 126, 238, 80}},
+      {"llama_bf16_tied",
+       {.type = GgufWriter::kBF16, .tied = true, .seed = 55},
+       {196, 20, 12, 58, 135, 128, 107, 164, 243, 168, 264, 254, 39, 16, 126, 74}},
+      {"llama_fused",
+       {.fused = true, .seed = 28},
+       {171, 102, 252, 184, 258, 102, 133, 149, 38, 257, 9, 260, 153, 187, 236, 198}},
+      {"llama_biases",
+       {.biases = true, .seed = 42},
+       {67, 67, 205, 268, 237, 245, 245, 10, 97, 14, 23, 95, 16, 23, 276, 216}},
+      {"llama_scaled_rope",
+       {.rope_factors = true, .rope_scaling = 4, .seed = 30},
+       {136, 171, 31, 211, 78, 138, 43, 252, 76, 117, 126, 283, 275, 76, 43, 175}},
+      {"llama_wide_heads",
+       {.tied = true, .head_width = 24, .seed = 31},
+       {286, 162, 166, 281, 162, 64, 145, 123, 40, 264, 136, 140, 78, 150, 52, 66}},
+      {"gpt2",
+       {.architecture = "gpt2", .seed = 57},
+       {281, 87, 222, 222, 119, 43, 62, 222, 5, 277, 146, 222, 90, 43, 119, 222}},
+      {"gpt2_f16_tied",
+       {.architecture = "gpt2", .type = GgufWriter::kF16, .tied = true, .seed = 60},
+       {283, 177, 0, 45, 226, 25, 88, 49, 261, 261, 261, 261, 174, 49, 217, 217}},
+  };
+}
 }  // namespace sinter

@@ -1,10 +1,12 @@
 // Whole models through the evaluator: the plain graph against loops of double, against itself in other step sizes,
 // against published logits of a trained model, and against the ids that llama.cpp generates.
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -84,24 +86,18 @@ double Distance(const Rows& found, const Rows& expected) {
   return difference / largest;
 }
 
-struct Case {
-  const char* name;
-  TinyOptions options;
-  // What llama.cpp generates greedily after the prompt 1,2,3; empty where it was not asked.
-  std::vector<int> llama_cpp_ids = {};
-};
-
-class WholeModel : public testing::TestWithParam<Case> {
+class WholeModel : public testing::TestWithParam<TinyCase> {
  protected:
   void SetUp() override {
     tiny_ = MakeTinyModel(GetParam().options);
-    auto model = OpenModel(WriteTinyModel(tiny_, std::string(GetParam().name) + ".gguf"),
-                           {.context = 32, .chunk = 16, .kv = DType::kF32});
+    file_.emplace(tiny_.File(), std::string(GetParam().name) + ".gguf");
+    auto model = OpenModel(file_->path(), {.context = 32, .chunk = 16, .kv = DType::kF32});
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
   }
   const std::vector<int> ids_ = {1, 17, 268, 3, 287, 99, 3};
   TinyModel tiny_;
+  std::optional<TestFile> file_;
   Model model_;
 };
 
@@ -140,7 +136,6 @@ TEST_P(WholeModel, StaysCloseWithAHalfPrecisionCache) {
 
 TEST_P(WholeModel, GeneratesWhatLlamaCppDoes) {
   const std::vector<int>& expected = GetParam().llama_cpp_ids;
-  if (expected.empty()) GTEST_SKIP() << "llama.cpp was not asked about this variant";
   Session session(model_, Precision::kAsTyped);
   std::vector<double> logits = session.Step({1, 2, 3}, {2})[0];
   std::vector<int> generated;
@@ -150,27 +145,14 @@ TEST_P(WholeModel, GeneratesWhatLlamaCppDoes) {
     // No rounding decides: the second best is far behind.
     const double first = *best;
     *best = -HUGE_VAL;
-    EXPECT_GT(first - *std::max_element(logits.begin(), logits.end()), 0.02) << "token " << generated.size();
+    EXPECT_GT(first - *std::max_element(logits.begin(), logits.end()), 0.2) << "token " << generated.size();
     if (generated.size() == expected.size()) break;
     logits = session.Step({generated.back()}, {0})[0];
   }
   EXPECT_EQ(generated, expected);
 }
 
-std::vector<Case> Cases() {
-  return {
-      {"llama", {}},
-      {"llama_f16", {.type = GgufWriter::kF16, .seed = 2}},
-      {"llama_bf16_tied", {.type = GgufWriter::kBF16, .tied = true, .seed = 3}},
-      {"llama_fused", {.fused = true, .seed = 4}},
-      {"llama_biases", {.biases = true, .seed = 5}},
-      {"llama_scaled_rope", {.rope_factors = true, .rope_scaling = 4, .seed = 6}},
-      {"llama_wide_heads", {.tied = true, .head_width = 24, .seed = 7}},
-      {"gpt2", {.architecture = "gpt2", .seed = 8}},
-      {"gpt2_f16_tied", {.architecture = "gpt2", .type = GgufWriter::kF16, .tied = true, .seed = 9}},
-  };
-}
-INSTANTIATE_TEST_SUITE_P(Tiny, WholeModel, testing::ValuesIn(Cases()),
+INSTANTIATE_TEST_SUITE_P(Tiny, WholeModel, testing::ValuesIn(TinyCases()),
                          [](const auto& test) { return std::string(test.param.name); });
 
 // A matrix of float64 of a .npy file: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
