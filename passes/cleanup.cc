@@ -7,10 +7,10 @@ namespace sinter {
 bool EraseDeadOps(Graph& graph) {
   bool changed = false;
   const std::vector<OpId> order = graph.order();
-  for (auto it = order.rbegin(); it != order.rend(); ++it) {
-    const auto& results = graph.op(*it).results;
+  for (size_t i = order.size(); i-- > 0;) {  // users before what they use
+    const auto& results = graph.op(order[i]).results;
     if (std::any_of(results.begin(), results.end(), [&](ValueId v) { return graph.UseCount(v) > 0; })) continue;
-    graph.Erase(*it);
+    graph.Erase(order[i]);
     changed = true;
   }
   return changed;

@@ -176,7 +176,7 @@ std::string PassesMarkdown() {
       "# Passes\n\nThe rows of `passes.inc`, as `sinter opt --list-passes=markdown` prints them.\n\n"
       "| pass | stage | what it does |\n|---|---|---|\n";
   for (const PassInfo& pass : AllPasses()) {
-    const std::string stage = pass.from == pass.to ? std::string(StageName(pass.from))
+    const std::string stage = pass.from == pass.to ? absl::StrCat(StageName(pass.from))
                                                    : absl::StrCat(StageName(pass.from), " -> ", StageName(pass.to));
     absl::StrAppend(&text, "| ", pass.name, " | ", stage, " | ", pass.doc, " |\n");
   }

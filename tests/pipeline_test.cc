@@ -37,6 +37,7 @@ std::unique_ptr<Module> M() {
 
 std::vector<std::string> Names(const std::vector<const PassInfo*>& passes) {
   std::vector<std::string> names;
+  names.reserve(passes.size());
   for (const PassInfo* pass : passes) names.emplace_back(pass->name);
   return names;
 }

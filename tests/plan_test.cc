@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "base/status.h"
+#include "frontend/model.h"
+#include "frontend/presets.h"
 #include "ir/text.h"
 #include "passes/pipeline.h"
 #include "passes/plan_check.h"
@@ -81,6 +83,35 @@ TEST(Plan, RandomModules) {
       ASSERT_TRUE(module.ok()) << "seed " << seed << " " << pipeline << ": " << module.status() << "\n" << text;
       EXPECT_TRUE(CheckPlan(**module).ok()) << "seed " << seed << " " << pipeline << ": " << CheckPlan(**module) << "\n"
                                             << Print(**module);
+    }
+  }
+}
+
+// The front end's plain form: every dot product becomes a gemm, every pipeline ends in a sound plan.
+TEST(Plan, Presets) {
+  for (absl::string_view name : PresetNames()) {
+    for (absl::string_view type : {"", ":f16"}) {
+      const std::string path = absl::StrCat(kPresetPrefix, name, type);
+      for (absl::string_view pipeline : PipelineNames()) {
+        const absl::StatusOr<Model> model = OpenModel(path);
+        ASSERT_TRUE(model.ok()) << model.status();
+        Module& module = *model->module;
+        const auto list = ParsePipeline(pipeline, module.stage);
+        ASSERT_TRUE(list.ok()) << list.status();
+        PassContext context{{&AllTargets()[0]}};
+        PipelineOptions options;
+        options.repro_path = "";
+        options.check_changed = true;
+        options.check_each = name == "smallmind";
+        const auto records = RunPipeline(module, *list, context, options);
+        ASSERT_TRUE(records.ok()) << path << " " << pipeline << ": " << records.status();
+        EXPECT_TRUE(CheckPlan(module).ok()) << path << " " << pipeline << ": " << CheckPlan(module);
+        for (GraphId id : module.graphs()) {
+          for (OpId op : module.graph(id).order()) {
+            EXPECT_TRUE(pipeline == "O0" || module.graph(id).op(op).kind() != OpKind::kLoop) << path;
+          }
+        }
+      }
     }
   }
 }
