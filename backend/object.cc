@@ -10,6 +10,7 @@
 #include <llvm/IR/Module.h>
 #include <llvm/IR/Verifier.h>
 #include <llvm/MC/TargetRegistry.h>
+#include <llvm/Support/CommandLine.h>
 #include <llvm/Support/MemoryBuffer.h>
 #include <llvm/Support/TargetSelect.h>
 #include <llvm/Support/raw_ostream.h>
@@ -37,6 +38,11 @@ absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target) {
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
+    // A third of the time of code generation, for loops whose addresses the emitters already write as base + index * scale + number.
+    auto& options = llvm::cl::getRegisteredOptions();
+    if (const auto lsr = options.find("disable-lsr"); lsr != options.end()) {
+      lsr->second->addOccurrence(0, "disable-lsr", "true");
+    }
   });
   thread_local const Target* last = nullptr;
   thread_local std::unique_ptr<llvm::TargetMachine> machine;
