@@ -30,14 +30,12 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
     for (OpId op : graph.order()) {
       const auto kernel = graph.As<ops::Kernel>(op);
       if (!kernel) continue;
-      std::string key = absl::StrCat(HashGraph(module.graph(kernel->body.id)), "|", absl::StrJoin(kernel->tiles, " "));
-      for (ValueId arg : kernel->args) {
-        const auto weight = graph.DefAs<ops::Weight>(arg);
-        absl::StrAppend(&key, "|", weight ? weight->pack : "");
-      }
+      const Graph& body = module.graph(kernel->body.id);
+      const std::vector<std::string> packs = PacksOf(graph, op);
+      const std::string key = absl::StrCat(HashGraph(body), "|", absl::StrJoin(kernel->tiles, " "), "|", absl::StrJoin(packs, "|"));
       const auto [it, is_new] = known.emplace(key, static_cast<uint32_t>(table.kernels.size()));
       if (is_new) {
-        SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOfKernel(graph, op));
+        SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOf(body, packs));
         const uint64_t hash = XXH3_64bits(key.data(), key.size());
         std::string symbol = absl::StrCat(spec.family, "_", absl::Hex(hash, absl::kZeroPad16));
         table.kernels.push_back({std::move(symbol), std::move(spec), kernel->tiles});

@@ -455,14 +455,51 @@ absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::strin
   return SpecBuilder(body, packs).Build();
 }
 
-absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId id) {
-  const ops::Kernel kernel = *graph.As<ops::Kernel>(id);
+std::vector<std::string> PacksOf(const Graph& graph, OpId kernel) {
   std::vector<std::string> packs;
-  for (ValueId arg : kernel.args) {
+  for (ValueId arg : graph.op(kernel).fields.operands) {
     const auto weight = graph.DefAs<ops::Weight>(arg);
     packs.push_back(weight ? weight->pack : "");
   }
-  return SpecOf(graph.module().graph(kernel.body.id), packs);
+  return packs;
+}
+
+namespace {
+
+void Replace(std::vector<DimExpr>& dims, const IdMap<DimId, DimExpr>& by) {
+  for (DimExpr& d : dims) d = d.Substitute(by);
+}
+
+void Replace(Access& access, const IdMap<DimId, DimExpr>& by) {
+  access.offset = access.offset.Substitute(by);
+  Replace(access.strides, by);
+  if (!access.gather) return;
+  access.gather->offset = access.gather->offset.Substitute(by);
+  Replace(access.gather->strides, by);
+  access.gather->row_stride = access.gather->row_stride.Substitute(by);
+}
+
+}  // namespace
+
+absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId id) {
+  const ops::Kernel kernel = *graph.As<ops::Kernel>(id);
+  const Graph& body = graph.module().graph(kernel.body.id);
+  SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOf(body, PacksOf(graph, id)));
+  std::vector<const Type*> args;
+  for (ValueId arg : kernel.args) args.push_back(&graph.type(arg));
+  const IdMap<DimId, DimExpr> by = *CallDims(body, args);  // the verifier saw that it fits
+  for (ExtentFactor& factor : spec.extent) factor.expr = factor.expr.Substitute(by);
+  if (spec.row) {
+    Replace(spec.row->axes, by);
+    for (auto& [value, access] : spec.row->leaves) Replace(access, by);
+    for (RowSpec::Store& store : spec.row->stores) Replace(store.to, by);
+  }
+  if (spec.gemm) {
+    Replace(spec.gemm->batch, by);
+    for (DimExpr* d : {&spec.gemm->m, &spec.gemm->n, &spec.gemm->k}) *d = d->Substitute(by);
+    for (Access* access : {&spec.gemm->a, &spec.gemm->b, &spec.gemm->c}) Replace(*access, by);
+  }
+  return spec;
 }
 
 std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand) {

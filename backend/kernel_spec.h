@@ -88,7 +88,9 @@ struct KernelSpec {
 
 // The spec of a body. `packs`: the packing of each parameter (an entry per parameter; "" for what is no packed weight).
 absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs);
-// The spec of a kernel op: its body and the packings of the weight ops that it reads.
+// The packing of each argument of a kernel op, as SpecOf wants it.
+std::vector<std::string> PacksOf(const Graph& graph, OpId kernel);
+// The spec of a kernel op as it is called: with the symbols that the call binds (CallDims) replaced.
 absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId kernel);
 
 // Every access of the kernel to an operand, stores included.

@@ -59,7 +59,8 @@ fbs::Operand OperandOf(const Graph& graph, ValueId value) {
   return {};
 }
 
-std::unique_ptr<fbs::StepT> StepOf(const Graph& graph, OpId id, const KernelTable& table) {
+absl::StatusOr<std::unique_ptr<fbs::StepT>> StepOf(const Graph& graph, OpId id, const KernelTable& table) {
+  SINTER_ASSIGN_OR_RETURN(const KernelSpec spec, SpecOfKernel(graph, id));
   const ops::Kernel kernel = *graph.As<ops::Kernel>(id);
   const OpData& op = graph.op(id);
   const uint32_t index = table.index.at({graph.id(), id});
@@ -68,7 +69,7 @@ std::unique_ptr<fbs::StepT> StepOf(const Graph& graph, OpId id, const KernelTabl
   step->mode = kernel.mode == "replicated" ? fbs::StepMode_Replicated : fbs::StepMode_Split;
   step->barrier = kernel.barrier;
   step->kernel = index;
-  for (const ExtentFactor& factor : table.kernels[index].spec.extent) {
+  for (const ExtentFactor& factor : spec.extent) {
     auto f = std::make_unique<fbs::FactorT>();
     f->expr = ExprOf(factor.expr);
     f->block = factor.block;
@@ -99,7 +100,9 @@ absl::StatusOr<std::unique_ptr<fbs::EntryT>> EntryOf(const Graph& graph, const K
     if (!graph.type(v).state) entry->outputs.push_back(ParamOf(graph.value(v).name, graph.type(v)));
   }
   for (OpId id : graph.order()) {
-    if (graph.op(id).kind() == OpKind::kKernel) entry->steps.push_back(StepOf(graph, id, table));
+    if (graph.op(id).kind() != OpKind::kKernel) continue;
+    SINTER_ASSIGN_OR_RETURN(auto step, StepOf(graph, id, table));
+    entry->steps.push_back(std::move(step));
   }
   return entry;
 }

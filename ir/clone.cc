@@ -1,4 +1,4 @@
-// CloneGraph and ConsumedOperands: what follows the graphs that ops name.
+// CloneGraph, CallDims and ConsumedOperands: what follows the graphs that ops name.
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"
@@ -30,7 +30,7 @@ class Cloner {
     IdMap<ValueId, ValueId> values;
     values.Resize(from.num_values());
     for (ValueId param : from.params()) {
-      values[param] = to_.graph(id).AddParam(from.value(param).name, Substitute(from.type(param)));
+      values[param] = to_.graph(id).AddParam(from.value(param).name, sinter::Substitute(from.type(param), by_));
       CopyAddress(from, param, id, values[param]);
     }
     for (OpId op : from.order()) {
@@ -47,7 +47,7 @@ class Cloner {
       }
       AddOptions options{.loc = data.loc};
       for (ValueId result : data.results) {
-        options.declared.push_back(Substitute(from.type(result)));
+        options.declared.push_back(sinter::Substitute(from.type(result), by_));
         options.names.push_back(from.value(result).name);
       }
       SINTER_ASSIGN_OR_RETURN(const OpId copy, to_.graph(id).AddFields(std::move(fields), std::move(options)));
@@ -80,21 +80,15 @@ class Cloner {
     if (!inserted) return it->second;
     const Graph& graph = from_.graph(id);
     bool changes = false;
-    for (ValueId param : graph.params()) changes |= graph.type(param) != Substitute(graph.type(param));
+    for (ValueId param : graph.params()) changes |= graph.type(param) != sinter::Substitute(graph.type(param), by_);
     for (OpId op : graph.order()) {
-      for (ValueId result : graph.op(op).results) changes |= graph.type(result) != Substitute(graph.type(result));
+      for (ValueId result : graph.op(op).results) changes |= graph.type(result) != sinter::Substitute(graph.type(result), by_);
       for (const Attr& attr : graph.op(op).fields.attrs) {
         if (const auto* dim = std::get_if<DimExpr>(&attr)) changes |= *dim != dim->Substitute(by_);
         if (const auto* body = std::get_if<GraphRef>(&attr)) changes |= Changes(body->id);
       }
     }
     return changes_[id] = changes;
-  }
-
-  Type Substitute(const Type& type) const {
-    Type result = type;
-    for (DimExpr& dim : result.dims) dim = dim.Substitute(by_);
-    return result;
   }
 
   void CopyAddress(const Graph& from, ValueId value, GraphId to, ValueId copy) {
@@ -126,7 +120,43 @@ uint32_t StateOrigin(const Graph& body, ValueId value) {
   return body.value(value).index;
 }
 
+// Adds the symbols of a type to `mentioned`.
+void Mention(const Type& type, IdMap<DimId, uint8_t>& mentioned) {
+  for (const DimExpr& dim : type.dims) {
+    for (const DimExpr::Term& term : dim.terms()) {
+      for (DimId symbol : term.symbols) mentioned[symbol] = 1;
+    }
+  }
+}
+
 }  // namespace
+
+Type Substitute(const Type& type, const IdMap<DimId, DimExpr>& by) {
+  Type result = type;
+  for (DimExpr& dim : result.dims) dim = dim.Substitute(by);
+  return result;
+}
+
+std::optional<IdMap<DimId, DimExpr>> CallDims(const Graph& body, absl::Span<const Type* const> args) {
+  if (args.size() != body.params().size()) return std::nullopt;
+  const IdMap<DimId, DimSymbol>& symbols = body.module().dims.symbols();
+  IdMap<DimId, uint8_t> inside, outside;
+  inside.Resize(symbols.size());
+  outside.Resize(symbols.size());
+  for (size_t i = 0; i < args.size(); ++i) {
+    Mention(body.type(body.params()[i]), inside);
+    Mention(*args[i], outside);
+  }
+  IdMap<DimId, DimExpr> by;
+  for (uint32_t i = 0; i < symbols.size(); ++i) {
+    const DimId id{i};
+    by.Add(inside[id] != 0 && outside[id] == 0 ? DimExpr(symbols[id].min) : DimExpr::Symbol(id));
+  }
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (sinter::Substitute(body.type(body.params()[i]), by) != *args[i]) return std::nullopt;
+  }
+  return by;
+}
 
 absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, const std::string& name,
                                    const IdMap<DimId, DimExpr>& by) {

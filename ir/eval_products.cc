@@ -152,8 +152,15 @@ absl::Status Eval(const ops::Kernel& op, EvalContext& ctx) {
   options.observe = nullptr;
   std::vector<Tensor> args;
   for (const Tensor* operand : ctx.operands) args.push_back(*operand);
-  SINTER_ASSIGN_OR_RETURN(std::vector<Tensor> results,
-                          Evaluate(ctx.graph.module().graph(op.body.id), std::move(args), options, ctx.dims));
+  const Graph& body = ctx.graph.module().graph(op.body.id);
+  std::vector<const Type*> types;
+  for (ValueId arg : op.args) types.push_back(&ctx.graph.type(arg));
+  const auto call = CallDims(body, types);
+  IdMap<DimId, int64_t> dims = ctx.dims;
+  for (uint32_t i = 0; call && i < call->size() && i < dims.size(); ++i) {
+    if ((*call)[DimId{i}].is_const()) dims[DimId{i}] = (*call)[DimId{i}].constant();
+  }
+  SINTER_ASSIGN_OR_RETURN(std::vector<Tensor> results, Evaluate(body, std::move(args), options, std::move(dims)));
   for (size_t i = 0; i < results.size(); ++i) ctx.results[i] = std::move(results[i]);
   return absl::OkStatus();
 }

@@ -152,9 +152,12 @@ absl::Status Infer(const ops::Kernel& op, InferContext& ctx) {
     return Fail(ctx, 1, "expected ", body.params().size(), " operands, the parameters of @", body.name(), "; found ",
                 op.args.size());
   }
-  for (size_t i = 0; i < op.args.size(); ++i) {
+  std::vector<const Type*> args;
+  for (ValueId arg : op.args) args.push_back(&ctx.type(arg));
+  const auto dims = CallDims(body, args);
+  for (size_t i = 0; !dims && i < op.args.size(); ++i) {
     const Type& expected = body.type(body.params()[i]);
-    if (ctx.type(op.args[i]) != expected) {
+    if (*args[i] != expected) {
       return Fail(ctx, 2, "expected ", Show(ctx, expected), " for parameter ", i, " of @", body.name(), "; found ",
                   Show(ctx, op.args[i]));
     }
@@ -163,7 +166,7 @@ absl::Status Infer(const ops::Kernel& op, InferContext& ctx) {
   if (op.mode != "split" && op.mode != "replicated") {
     return Fail(ctx, 4, "expected mode \"split\" or \"replicated\"; found \"", op.mode, "\"");
   }
-  for (ValueId result : body.results()) ctx.results.push_back(body.type(result));
+  for (ValueId result : body.results()) ctx.results.push_back(Substitute(body.type(result), *dims));
   return absl::OkStatus();
 }
 

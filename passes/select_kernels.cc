@@ -1,5 +1,6 @@
 // select-kernels: graph -> kernels. Every op of an entry becomes one `kernel` op naming a body that holds the op, the views of its
 // operands and its constants; products choose their tiles and the packing of their weight. Equal bodies are shared.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -16,12 +17,15 @@
 namespace sinter {
 namespace {
 
+// Bodies by their structural hash.
+using Bodies = absl::flat_hash_map<uint64_t, GraphId>;
+
 // Lowers one entry in place.
 class Selector {
  public:
-  Selector(Module& module, Graph& graph, const PassContext& context, absl::flat_hash_map<uint64_t, GraphId>& bodies,
+  Selector(Module& module, Graph& graph, const PassContext& context, Bodies& bodies, const Bodies& general,
            std::vector<std::string>& problems)
-      : module_(module), graph_(graph), context_(context), bodies_(bodies), problems_(problems) {}
+      : module_(module), graph_(graph), context_(context), bodies_(bodies), general_(general), problems_(problems) {}
 
   absl::Status Run() {
     const std::vector<OpId> ops = graph_.order();
@@ -139,7 +143,10 @@ class Selector {
     if (spec->gemm) {
       for (const Target* target : context_.targets) kernel.tiles.push_back(TileText(*target, TileFor(*target, spec->gemm->shape)));
     }
-    const auto [shared, is_new] = bodies_.emplace(HashGraph(*body.graph), body.graph->id());
+    const uint64_t hash = HashGraph(*body.graph);
+    const auto general = general_.find(hash);
+    const auto [shared, is_new] = general != general_.end() && !spec->gemm ? std::pair(general, false)
+                                                                           : bodies_.emplace(hash, body.graph->id());
     if (!is_new) {
       module_.EraseGraph(body.graph->id());
       kernel.body.id = shared->second;
@@ -246,19 +253,44 @@ class Selector {
   Module& module_;
   Graph& graph_;
   const PassContext& context_;
-  absl::flat_hash_map<uint64_t, GraphId>& bodies_;
+  Bodies& bodies_;
+  const Bodies& general_;  // by the hash that they have when specialized as this entry is
   std::vector<std::string>& problems_;
   absl::flat_hash_map<ValueId, ValueId> dense_;
   absl::flat_hash_map<std::pair<ValueId, std::string>, ValueId> packed_;
 };
 
+// The bodies of @NAME by the hashes that they would have in @NAME.SUFFIX, where some symbols of its parameters are their smallest values.
+absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const Bodies& bodies) {
+  Bodies general;
+  const Graph* base = module.FindGraph(entry.name().substr(0, entry.name().find('.')));
+  if (base == nullptr || base == &entry) return general;
+  std::vector<const Type*> types;
+  for (ValueId param : entry.params()) types.push_back(&entry.type(param));
+  const auto by = CallDims(*base, types);
+  if (!by) return general;
+  for (const auto& [hash, id] : bodies) {
+    const Graph& body = module.graph(id);
+    const bool loops = std::any_of(body.order().begin(), body.order().end(), [&](OpId op) { return body.op(op).kind() == OpKind::kLoop; });
+    if (loops) continue;  // its clone would bring a clone of the loop's body
+    SINTER_ASSIGN_OR_RETURN(const GraphId clone, CloneGraph(body, module, "k_specialized", *by));
+    general.emplace(HashGraph(module.graph(clone)), id);
+    module.EraseGraph(clone);
+  }
+  return general;
+}
+
 }  // namespace
 
 absl::StatusOr<bool> SelectKernels(Module& module, PassContext& context) {
-  absl::flat_hash_map<uint64_t, GraphId> bodies;
+  Bodies bodies;
   std::vector<std::string> problems;
-  for (GraphId id : module.entries()) {
-    SINTER_RETURN_IF_ERROR(Selector(module, module.graph(id), context, bodies, problems).Run());
+  // General entries first: specialized ones share their kernels.
+  std::vector<GraphId> entries = module.entries();
+  std::stable_partition(entries.begin(), entries.end(), [&](GraphId id) { return module.graph(id).name().find('.') == std::string::npos; });
+  for (GraphId id : entries) {
+    SINTER_ASSIGN_OR_RETURN(const Bodies general, GeneralBodies(module, module.graph(id), bodies));
+    SINTER_RETURN_IF_ERROR(Selector(module, module.graph(id), context, bodies, general, problems).Run());
   }
   if (!problems.empty()) {
     return absl::UnimplementedError(absl::StrCat(problems.size(), problems.size() == 1 ? " op has" : " ops have",
