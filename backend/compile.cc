@@ -46,6 +46,8 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
   return table;
 }
 
+Effort EffortFor(const PlannedKernel& kernel) { return kernel.spec.gemm ? Effort::kFull : Effort::kLight; }
+
 absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
   VectorBuilder builder(out, target, kernel.symbol, dims);
   if (kernel.spec.gemm) {
@@ -79,30 +81,45 @@ class Progress {
 
 // Kernels that share an object: setting up code generation costs as much as a small kernel. A number of its own, not of the threads, so that
 // the image does not depend on them.
-constexpr int64_t kKernelsPerObject = 8;
+constexpr size_t kKernelsPerObject = 8;
+
+// The kernels of each object, by index: those of one effort, dealt out so that neighbours, which tend to be alike, lie in different ones.
+std::vector<std::vector<uint32_t>> Objects(const KernelTable& table) {
+  std::vector<std::vector<uint32_t>> objects;
+  for (Effort effort : {Effort::kFull, Effort::kLight}) {
+    std::vector<uint32_t> alike;
+    for (uint32_t k = 0; k < table.kernels.size(); ++k) {
+      if (EffortFor(table.kernels[k]) == effort) alike.push_back(k);
+    }
+    const size_t first = objects.size(), count = (alike.size() + kKernelsPerObject - 1) / kKernelsPerObject;
+    objects.resize(first + count);
+    for (size_t i = 0; i < alike.size(); ++i) objects[first + i % count].push_back(alike[i]);
+  }
+  return objects;
+}
 
 absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, const KernelTable& table, const CompileOptions& options) {
-  const int64_t kernels = static_cast<int64_t>(table.kernels.size()), per_target = CeilDiv(kernels, kKernelsPerObject);
-  std::vector<CompiledObject> objects(static_cast<size_t>(per_target) * options.targets.size());
+  const std::vector<std::vector<uint32_t>> groups = Objects(table);
+  const size_t per_target = groups.size();
+  std::vector<CompiledObject> objects(per_target * options.targets.size());
   Progress progress(options, "kernels", static_cast<int64_t>(objects.size()));
   SINTER_RETURN_IF_ERROR(ParallelFor(static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
-    const Target& target = *options.targets[static_cast<size_t>(i / per_target)];
-    CompiledObject& object = objects[static_cast<size_t>(i)];
+    const size_t index = static_cast<size_t>(i);
+    const Target& target = *options.targets[index / per_target];
+    const std::vector<uint32_t>& group = groups[index % per_target];
     Emitted emitted;
-    // Every so many kernels, so that the large ones of neighbouring layers' shapes spread over the objects.
-    for (int64_t k = i % per_target; k < kernels; k += per_target) {
-      const PlannedKernel& kernel = table.kernels[static_cast<size_t>(k)];
-      SINTER_RETURN_IF_ERROR(EmitKernel(kernel, target, module.dims, emitted));
-      object.symbols.push_back(kernel.symbol);
+    for (uint32_t k : group) {
+      SINTER_RETURN_IF_ERROR(EmitKernel(table.kernels[k], target, module.dims, emitted));
+      objects[index].symbols.push_back(table.kernels[k].symbol);
     }
-    SINTER_ASSIGN_OR_RETURN(object.bytes, CompileToObject(emitted, target));
+    SINTER_ASSIGN_OR_RETURN(objects[index].bytes, CompileToObject(emitted, target, EffortFor(table.kernels[group[0]])));
     progress.Step();
     return absl::OkStatus();
   }));
   std::vector<PlacedImage> images;
   uint64_t offset = 0;
   for (size_t t = 0; t < options.targets.size(); ++t) {
-    const absl::Span<const CompiledObject> own(objects.data() + t * static_cast<size_t>(per_target), static_cast<size_t>(per_target));
+    const absl::Span<const CompiledObject> own(objects.data() + t * per_target, per_target);
     SINTER_ASSIGN_OR_RETURN(LinkedImage image, LinkImage(own));
     PlacedImage placed{options.targets[t], std::move(image.bytes), {}, offset};
     for (const PlannedKernel& kernel : table.kernels) placed.entry_points.push_back(image.entry_points.at(kernel.symbol));

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "backend/kernel_spec.h"
+#include "backend/object.h"
 #include "backend/target.h"
 #include "backend/vector_builder.h"
 #include "base/file.h"
@@ -60,6 +61,8 @@ struct KernelTable {
 };
 absl::StatusOr<KernelTable> CollectKernels(const Module& module);
 
+// How a kernel is compiled.
+Effort EffortFor(const PlannedKernel& kernel);
 // Adds the code of one kernel for one target to `out`.
 absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out);
 

@@ -42,7 +42,7 @@ class GemmEmitter {
       const int narrow = tile_.shape == TileShape::kDot ? 1 : spec_.packing != nullptr ? spec_.packing->panel : b_.lanes();
       Steps(columns, {tile_.columns, narrow}, /*ragged=*/tile_.shape != TileShape::kDot, [&](Int n, int width, bool masked) {
         const Int left = b_.Sub(columns, n);
-        Steps(rows, {tile_.rows, tile_.rows / 2, 1}, false, [&](Int m, int height, bool) {
+        Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) {
           TileAt(b_.Add(m0, m), b_.Add(n0, n), height, width, masked ? &left : nullptr);
         });
       });

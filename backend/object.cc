@@ -16,7 +16,7 @@
 #include <llvm/Support/raw_ostream.h>
 #include <llvm/Target/TargetMachine.h>
 
-#include <cstring>
+#include <map>
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
@@ -30,37 +30,43 @@ namespace {
 
 constexpr char kTriple[] = "x86_64-unknown-linux-gnu";
 
-// A machine serves one thread; making one costs about as much as a small kernel, so each thread keeps its last.
-absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target) {
+// LLVM has these as command-line options only.
+void SetOption(llvm::StringRef name) {
+  auto& options = llvm::cl::getRegisteredOptions();
+  if (const auto option = options.find(name); option != options.end()) option->second->addOccurrence(0, name, "true");
+}
+
+// A machine serves one thread; making one costs about as much as a small kernel, so each thread keeps those it made.
+absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target, Effort effort) {
   static std::once_flag once;
   std::call_once(once, [] {
     LLVMInitializeX86TargetInfo();
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
-    // A third of the time of code generation, for loops whose addresses the emitters already write as base + index * scale + number.
-    auto& options = llvm::cl::getRegisteredOptions();
-    if (const auto lsr = options.find("disable-lsr"); lsr != options.end()) {
-      lsr->second->addOccurrence(0, "disable-lsr", "true");
-    }
+    // LSR takes a third of the time of code generation, for loops whose addresses the emitters already write as base + index * scale
+    // + number. Registers are allocated well at every level.
+    SetOption("disable-lsr");
+    SetOption("optimize-regalloc");
   });
-  thread_local const Target* last = nullptr;
-  thread_local std::unique_ptr<llvm::TargetMachine> machine;
-  if (last == &target) return machine.get();
+  thread_local std::map<std::pair<const Target*, Effort>, std::unique_ptr<llvm::TargetMachine>> machines;
+  std::unique_ptr<llvm::TargetMachine>& machine = machines[{&target, effort}];
+  if (machine != nullptr) return machine.get();
   std::string error;
   const llvm::Target* llvm_target = llvm::TargetRegistry::lookupTarget(kTriple, error);
   if (llvm_target == nullptr) return absl::InternalError(absl::StrCat("LLVM: ", error));
   llvm::TargetOptions options;
   machine.reset(llvm_target->createTargetMachine(
       kTriple, {target.llvm_cpu.data(), target.llvm_cpu.size()}, LlvmFeatures(target.features), options, llvm::Reloc::PIC_,
-      llvm::CodeModel::Small, llvm::CodeGenOptLevel::Less));
+      llvm::CodeModel::Small, effort == Effort::kFull ? llvm::CodeGenOptLevel::Less : llvm::CodeGenOptLevel::None));
   if (machine == nullptr) return absl::InternalError("LLVM: no target machine for x86-64");
-  last = &target;
+  machine->setFastISel(false);
+  machine->setO0WantsFastISel(false);
   return machine.get();
 }
 
-absl::StatusOr<std::string> Generate(const Emitted& kernels, const Target& target, llvm::CodeGenFileType kind) {
-  SINTER_ASSIGN_OR_RETURN(llvm::TargetMachine* machine, MachineFor(target));
+absl::StatusOr<std::string> Generate(const Emitted& kernels, const Target& target, Effort effort, llvm::CodeGenFileType kind) {
+  SINTER_ASSIGN_OR_RETURN(llvm::TargetMachine* machine, MachineFor(target, effort));
   llvm::Module& module = *kernels.module;
   module.setTargetTriple(kTriple);
   module.setDataLayout(machine->createDataLayout());
@@ -156,12 +162,12 @@ absl::StatusOr<std::string> IrText(const Emitted& kernels) {
   return text;
 }
 
-absl::StatusOr<std::string> CompileToObject(const Emitted& kernels, const Target& target) {
-  return Generate(kernels, target, llvm::CodeGenFileType::ObjectFile);
+absl::StatusOr<std::string> CompileToObject(const Emitted& kernels, const Target& target, Effort effort) {
+  return Generate(kernels, target, effort, llvm::CodeGenFileType::ObjectFile);
 }
 
-absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernels, const Target& target) {
-  return Generate(kernels, target, llvm::CodeGenFileType::AssemblyFile);
+absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernels, const Target& target, Effort effort) {
+  return Generate(kernels, target, effort, llvm::CodeGenFileType::AssemblyFile);
 }
 
 absl::StatusOr<LinkedImage> LinkImage(absl::Span<const CompiledObject> objects) {

@@ -344,13 +344,8 @@ Vec VectorBuilder::Splat(double value) { return {llvm::ConstantFP::get(s_->Float
 
 namespace {
 
-// 0, 1, 2, .. as a vector of i64.
+// 0, 1, 2, .. as a vector.
 Value* Iota(llvm::IRBuilder<>& b, int lanes) {
-  std::vector<uint64_t> values;
-  for (int i = 0; i < lanes; ++i) values.push_back(static_cast<uint64_t>(i));
-  return llvm::ConstantDataVector::get(b.getContext(), values);
-}
-Value* Iota32(llvm::IRBuilder<>& b, int lanes) {
   std::vector<uint32_t> values;
   for (int i = 0; i < lanes; ++i) values.push_back(static_cast<uint32_t>(i));
   return llvm::ConstantDataVector::get(b.getContext(), values);
@@ -359,13 +354,13 @@ Value* Iota32(llvm::IRBuilder<>& b, int lanes) {
 }  // namespace
 
 Mask VectorBuilder::FirstLanes(Int count) {
-  // Clamped to the vector before it narrows: counts are sizes and may pass 2^31.
-  Value* n = s_->b.CreateTrunc(Min(count, Const(lanes())).v, s_->b.getInt32Ty());
-  return {s_->b.CreateICmpSLT(Iota32(s_->b, lanes()), s_->SplatOf(n))};
+  // Clamped to the vector before it narrows: counts are differences of sizes and may pass 2^31 either way.
+  Value* clamped = s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::smax, Min(count, Const(lanes())).v, s_->b.getInt64(0));
+  Value* n = s_->b.CreateTrunc(clamped, s_->b.getInt32Ty());
+  return {s_->b.CreateICmpSLT(Iota(s_->b, lanes()), s_->SplatOf(n))};
 }
 Mask VectorBuilder::LanesAtMost(Int base, Int limit) {
-  Value* room = s_->b.CreateSub(limit.v, base.v);
-  return {s_->b.CreateICmpSLE(Iota(s_->b, lanes()), s_->SplatOf(room))};
+  return FirstLanes(Add(Sub(limit, base), Const(1)));
 }
 
 Vec VectorBuilder::Add(Vec a, Vec b) { return {s_->b.CreateFAdd(a.v, b.v)}; }
