@@ -24,8 +24,8 @@ absl::Status Generator::Prefill(absl::Span<const int32_t> ids) {
 
 absl::Status Generator::Advance() {
   constexpr int32_t kRow = 0;
-  SINTER_RETURN_IF_ERROR(workspace_.Step(sequence_, absl::MakeConstSpan(&last_, 1),
-                                         absl::MakeConstSpan(&kRow, 1), absl::MakeSpan(logits_)));
+  SINTER_RETURN_IF_ERROR(workspace_.Step(sequence_, absl::MakeConstSpan(&last_, 1), absl::MakeConstSpan(&kRow, 1),
+                                         absl::MakeSpan(logits_)));
   pending_ = false;
   return absl::OkStatus();
 }

@@ -118,7 +118,7 @@ class CompiledModule {
   MappedFile file_;
   const fbs::Metadata* metadata_ = nullptr;
   const uint8_t* weights_ = nullptr;
-  const uint8_t* code_ = nullptr;       // of the chosen image; null when opened for inspection
+  const uint8_t* code_ = nullptr;  // of the chosen image; null when opened for inspection
   const fbs::Image* image_ = nullptr;
   std::vector<LoadedDim> dims_;
   std::vector<LoadedBound> bounds_;

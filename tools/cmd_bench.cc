@@ -166,8 +166,8 @@ class Bench {
     return bytes;
   }
 
-  // The prompt anew; then `tokens` steps of one token. `rows`, when given, gets the logits of the prompt's last position
-  // and of each step.
+  // The prompt anew; then `tokens` steps of one token. `rows`, when given, gets the logits of the prompt's last
+  // position and of each step.
   absl::Status Prompt(int64_t prompt, std::vector<float>* rows = nullptr) {
     SINTER_RETURN_IF_ERROR(sequence_->Truncate(0));
     if (prompt == 0) return absl::OkStatus();
@@ -300,10 +300,11 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
       std::vector<int64_t> prompts = flags.prompts, tokens = flags.tokens;
       if (prompts.empty()) prompts = {std::min(kDefaultPrompt, bench.capacity() / 2)};
       if (tokens.empty()) tokens = {std::min(kDefaultTokens, bench.capacity() / 4)};
-      const int64_t longest = *std::max_element(prompts.begin(), prompts.end()) +
-                              *std::max_element(tokens.begin(), tokens.end());
+      const int64_t longest =
+          *std::max_element(prompts.begin(), prompts.end()) + *std::max_element(tokens.begin(), tokens.end());
       if (longest > bench.capacity()) {
-        return absl::OutOfRangeError(absl::StrCat(path, ": ", longest, " tokens (prompt and generated) are more than the context of ",
+        return absl::OutOfRangeError(absl::StrCat(path, ": ", longest,
+                                                  " tokens (prompt and generated) are more than the context of ",
                                                   bench.capacity(), "; give smaller -p and -n, or --ctx=N"));
       }
       Row row = {path, "", 0, bench.capacity(), static_cast<int>(thread_count), std::string(module->target())};
@@ -315,7 +316,8 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
         constexpr int64_t kSteps = 8;
         std::vector<float> logits;
         SINTER_RETURN_IF_ERROR(bench.Prompt(std::max<int64_t>(1, prompts[0]), &logits));
-        SINTER_RETURN_IF_ERROR(bench.Decode(std::min(kSteps, bench.capacity() - std::max<int64_t>(1, prompts[0])), &logits));
+        SINTER_RETURN_IF_ERROR(
+            bench.Decode(std::min(kSteps, bench.capacity() - std::max<int64_t>(1, prompts[0])), &logits));
         if (baseline.empty()) baseline = logits;
         row.logits_err = ablation.name == "none" ? 0 : LogitsError(baseline, logits);
       }
@@ -360,22 +362,33 @@ void AddBench(CLI::App& program, Action& action) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* verb = program.add_subcommand("bench", "Measure prompt and decode speed, and memory");
   verb->add_option("MODEL", flags->models, "One or more of .gguf, .sinter, preset:NAME")->required();
-  AddNumbers(*verb, "-p,--prompt", flags->prompts, "Prompt lengths; 0 is no prompt (default: 256, at most half of the context)")
-      ->check(CLI::NonNegativeNumber);
-  AddNumbers(*verb, "-n", flags->tokens, "Tokens to decode after each prompt; 0 is none (default: 32, at most a quarter of the context)")
-      ->check(CLI::NonNegativeNumber);
+  AddNumbers(*verb, "-p,--prompt", flags->prompts,
+             "Prompt lengths; 0 is no prompt (default: 256, at most half of the context)")
+      ->check(AtLeast(0));
+  AddNumbers(*verb, "-n", flags->tokens,
+             "Tokens to decode after each prompt; 0 is none (default: 32, at most a quarter of the context)")
+      ->check(AtLeast(0));
   AddNumbers(*verb, "-t,--threads", flags->threads, "Numbers of threads (default: what the process may use)")
-      ->check(CLI::PositiveNumber);
-  verb->add_option("-r,--reps", flags->reps, "Repetitions; the median counts")->type_name("N")->check(CLI::PositiveNumber)->capture_default_str();
-  verb->add_option("-o,--output", flags->format, "md, csv or json")->type_name("FORMAT")->check(CLI::IsMember({"md", "csv", "json"}))->capture_default_str();
-  AddList(*verb, "--ablate", flags->ablate, "Measure again without: all (all optional passes, then each), or passes")->type_name("all|PASS,..");
+      ->check(AtLeast(1));
+  verb->add_option("-r,--reps", flags->reps, "Repetitions; the median counts")
+      ->type_name("N")
+      ->check(AtLeast(1))
+      ->capture_default_str();
+  verb->add_option("-o,--output", flags->format, "md, csv or json")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember({"md", "csv", "json"}))
+      ->capture_default_str();
+  AddList(*verb, "--ablate", flags->ablate, "Measure again without: all (all optional passes, then each), or passes")
+      ->type_name("all|PASS,..");
   verb->add_flag("--no-cache", flags->compile.no_cache, "Do not look for this model compiled before, nor keep it");
   verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
   AddCompileFlags(*verb, flags->compile);
-  verb->footer("Columns: tokens_per_s is the median, stddev that of the repetitions. logits_err is the largest difference\n"
-               "from the unablated run, relative to its largest logit. heap_bytes_per_token is how much the heap in use\n"
-               "(mallinfo2) grew in a repetition, over its tokens. peak_rss_bytes is the largest resident size while the row ran.\n"
-               "The plain graph, without any pass that improves it, is measured by a second run with -O0.");
+  verb->footer(
+      "Columns: tokens_per_s is the median, stddev that of the repetitions. logits_err is the largest difference\n"
+      "from the unablated run, relative to its largest logit. heap_bytes_per_token is how much the heap in use\n"
+      "(mallinfo2) grew in a repetition, over its tokens. peak_rss_bytes is the largest resident size while the row "
+      "ran.\n"
+      "The plain graph, without any pass that improves it, is measured by a second run with -O0.");
   verb->callback([flags, &action] {
     flags->command = action.command_line;
     action.run = [flags] { return BenchVerb(*flags); };

@@ -40,7 +40,8 @@ constexpr EmitKind kEmitKinds[] = {
     {"sir", Stage::kGraph, nullptr, "the graph after its last pass, as text"},
     {"kernels", Stage::kKernels, nullptr, "the steps before buffers are planned, as text"},
     {"planned", std::nullopt, nullptr, "the planned steps, as text"},
-    {"llvm", std::nullopt, [](const Emitted& kernel, const Target&) { return IrText(kernel); }, "LLVM IR of all kernels"},
+    {"llvm", std::nullopt, [](const Emitted& kernel, const Target&) { return IrText(kernel); },
+     "LLVM IR of all kernels"},
     {"asm", std::nullopt, CompileToAssembly, "assembly of all kernels"},
     {"obj", std::nullopt, nullptr, "a folder -o with TARGET/KERNEL.o, one ELF object a kernel"},
 };
@@ -132,10 +133,12 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   const EmitKind& kind = FindEmit(flags.emit);
   if (flags.output.empty() && (flags.emit == "module" || flags.emit == "obj")) {
-    return absl::OutOfRangeError(flags.emit == "obj" ? "--emit=obj needs a folder: -o DIR" : "say where to: -o OUT.sinter");
+    return absl::OutOfRangeError(flags.emit == "obj" ? "--emit=obj needs a folder: -o DIR"
+                                                     : "say where to: -o OUT.sinter");
   }
   if (IsCompiled(flags.model)) {
-    return absl::OutOfRangeError(absl::StrCat(flags.model, " is compiled already; give the model that it was made from"));
+    return absl::OutOfRangeError(
+        absl::StrCat(flags.model, " is compiled already; give the model that it was made from"));
   }
   SINTER_RETURN_IF_ERROR(ParseTargets(flags.compile.target).status());
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.model, flags.compile, flags.weights));
@@ -147,7 +150,8 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
   SINTER_RETURN_IF_ERROR(RunPasses(source, flags.compile, passes).status());
   if (kind.code != nullptr || flags.emit == "obj") {
     if (source.module->stage != Stage::kPlanned) {
-      return absl::OutOfRangeError(absl::StrCat("--emit=", flags.emit, " needs a module at stage planned; the passes leave it at ",
+      return absl::OutOfRangeError(absl::StrCat("--emit=", flags.emit,
+                                                " needs a module at stage planned; the passes leave it at ",
                                                 StageName(source.module->stage)));
     }
     return kind.code != nullptr ? EmitText(flags, *source.module, kind.code) : EmitObjects(flags, *source.module);
@@ -160,7 +164,8 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
 
 void AddCompile(CLI::App& program, Action& action) {
   auto flags = std::make_shared<EmitCompileFlags>();
-  CLI::App* verb = program.add_subcommand("compile", "Compile a model into a .sinter file, or any form on the way there");
+  CLI::App* verb =
+      program.add_subcommand("compile", "Compile a model into a .sinter file, or any form on the way there");
   verb->add_option("MODEL", flags->model, "A .gguf, preset:NAME, or IR text (.sir, or - for stdin)")->required();
   verb->add_option("-o,--output", flags->output, "Where to; text goes to stdout without it")->type_name("OUT");
   std::vector<std::string> names;

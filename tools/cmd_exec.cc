@@ -86,14 +86,16 @@ std::string Summary(const ExecResult& result) {
   return absl::StrCat(text, result.tensor.values.size() > kShown ? " ...\n" : "\n");
 }
 
-absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const NamedTensors& inputs, const NamedDims& dims) {
+absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const NamedTensors& inputs,
+                                                const NamedDims& dims) {
   const std::string graph_name(absl::StripPrefix(flags.graph, "@"));
   if (IsCompiled(flags.file)) {
     if (flags.reference) {
       return absl::OutOfRangeError("--reference evaluates IR text; a compiled module has none");
     }
-    SINTER_ASSIGN_OR_RETURN(const auto module,
-                            CompiledModule::Open(flags.file, flags.compile.target == "native" ? "" : flags.compile.target));
+    SINTER_ASSIGN_OR_RETURN(
+        const auto module,
+        CompiledModule::Open(flags.file, flags.compile.target == "native" ? "" : flags.compile.target));
     return ExecCompiled(module, graph_name, inputs, dims, flags.threads);
   }
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.file, flags.compile, flags.weights));
@@ -153,23 +155,27 @@ void AddExec(CLI::App& program, Action& action) {
   // A graph runs as it stands: only what it lacks on the way to code is added.
   flags->compile.opt_level = 0;
   CLI::App* verb = program.add_subcommand("exec", "Run one graph on tensors from .npy files");
-  verb->add_option("FILE", flags->file, "IR text at any stage (.sir, or - for stdin), which then passes only the passes "
-                                        "that it still lacks; or a .sinter")->required();
+  verb->add_option("FILE", flags->file,
+                   "IR text at any stage (.sir, or - for stdin), which then passes only the passes "
+                   "that it still lacks; or a .sinter")
+      ->required();
   verb->add_option("--graph", flags->graph, "The graph to run (default: @main, or the only entry)")->type_name("@NAME");
   verb->add_option("--weights", flags->weights, "The model whose weights are used, in place of the one that FILE names")
       ->type_name("MODEL");
   AddList(*verb, "--dim", flags->dims, "A dim that the inputs' shapes do not bind: P=0")->type_name("NAME=N");
-  verb->add_option("--input", flags->inputs, "A parameter's tensor; a state that is not given is empty; integers may be "
-                                             "int32 or int64; may be given again")
+  verb->add_option("--input", flags->inputs,
+                   "A parameter's tensor; a state that is not given is empty; integers may be "
+                   "int32 or int64; may be given again")
       ->type_name("NAME=@FILE.npy")
       ->allow_extra_args(false);
-  verb->add_option("--output", flags->outputs, "Where a result goes: by the name of the returned value, by its place "
-                                               "among the results that are no states (0, 1, ..), or by the name of a "
-                                               "state parameter; without it the first values are printed")
+  verb->add_option("--output", flags->outputs,
+                   "Where a result goes: by the name of the returned value, by its place "
+                   "among the results that are no states (0, 1, ..), or by the name of a "
+                   "state parameter; without it the first values are printed")
       ->type_name("NAME=@FILE.npy")
       ->allow_extra_args(false);
   verb->add_flag("--reference", flags->reference, "By the reference evaluator, without code");
-  verb->add_option("-t,--threads", flags->threads, "Threads")->type_name("N")->check(CLI::PositiveNumber)->capture_default_str();
+  verb->add_option("-t,--threads", flags->threads, "Threads")->type_name("N")->check(AtLeast(1))->capture_default_str();
   AddCompileFlags(*verb, flags->compile);
   verb->callback([flags, &action] {
     flags->command = action.command_line;

@@ -49,7 +49,8 @@ Json ParamsOf(const flatbuffers::Vector<flatbuffers::Offset<fbs::Param>>& params
     const std::string dims = absl::StrJoin(*param->type()->dims(), ",", [&](std::string* out, const fbs::Expr* dim) {
       absl::StrAppend(out, DimText(*dim, meta));
     });
-    list.push_back({{"name", Text(param->name())}, {"type", absl::StrCat(Text(param->type()->dtype()), "[", dims, "]")}});
+    list.push_back(
+        {{"name", Text(param->name())}, {"type", absl::StrCat(Text(param->type()->dtype()), "[", dims, "]")}});
   }
   return list;
 }
@@ -123,7 +124,8 @@ int64_t KvBytesPerToken(const fbs::Metadata& meta) {
   const fbs::Entry* entry = DecodeEntry(meta);
   int64_t bytes = 0;
   if (entry == nullptr) return bytes;
-  for (const fbs::State* s : *entry->states()) bytes += s->bytes() / s->dims()->Get(static_cast<uint32_t>(s->page_axis()));
+  for (const fbs::State* s : *entry->states())
+    bytes += s->bytes() / s->dims()->Get(static_cast<uint32_t>(s->page_axis()));
   return bytes;
 }
 
@@ -203,7 +205,8 @@ Json TensorJson(absl::string_view name, absl::string_view type, const std::strin
 
 absl::StatusOr<Json> GgufReport(const std::string& path) {
   SINTER_ASSIGN_OR_RETURN(const Gguf gguf, Gguf::Open(path));
-  Json report = {{"file", path}, {"kind", "gguf"}, {"version", gguf.version()}, {"header_sha256", gguf.header_sha256()}};
+  Json report = {
+      {"file", path}, {"kind", "gguf"}, {"version", gguf.version()}, {"header_sha256", gguf.header_sha256()}};
   AddModelFacts(OpenModel(path), report);
   const absl::StatusOr<TokenizerData> tokenizer = ReadTokenizerData(gguf);
   report["tokenizer"] = tokenizer.ok() ? tokenizer->kind : std::string(tokenizer.status().message());
@@ -214,8 +217,9 @@ absl::StatusOr<Json> GgufReport(const std::string& path) {
     tensors.push_back(TensorJson(tensor.name, tensor.type->name, absl::StrJoin(tensor.dims, ","), tensor.bytes));
   }
   for (const GgufKey& key : gguf.keys()) {
-    keys.push_back({{"name", std::string(key.name)},
-                    {"type", absl::StrCat(GgufTypeName(key.type), key.is_array ? absl::StrCat("[", key.count, "]") : "")}});
+    keys.push_back(
+        {{"name", std::string(key.name)},
+         {"type", absl::StrCat(GgufTypeName(key.type), key.is_array ? absl::StrCat("[", key.count, "]") : "")}});
   }
   report["weights_bytes"] = bytes;
   report["keys"] = keys;
@@ -318,7 +322,8 @@ absl::Status Inspect(const InspectFlags& flags) {
   } else {
     SINTER_ASSIGN_OR_RETURN(report, GgufReport(flags.file));
   }
-  return WriteResult("", flags.json ? report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : ForPeople(report));
+  return WriteResult(
+      "", flags.json ? report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : ForPeople(report));
 }
 
 }  // namespace
@@ -329,8 +334,9 @@ void AddInspect(CLI::App& program, Action& action) {
   verb->add_option("FILE", flags->file, "A .sinter, a .gguf or preset:NAME")->required();
   verb->add_flag("--json", flags->json, "As one JSON object");
   verb->add_flag("--verify", flags->verify, "Of a .sinter: read all weights and compare their checksum, too");
-  verb->footer("steps_per_layer and barriers_per_layer are those of the entry that decodes one token: steps whose place in\n"
-               "the model begins with \"blk.\", and those of them that wait for all threads, divided by the layers.");
+  verb->footer(
+      "steps_per_layer and barriers_per_layer are those of the entry that decodes one token: steps whose place in\n"
+      "the model begins with \"blk.\", and those of them that wait for all threads, divided by the layers.");
   verb->callback([flags, &action] { action.run = [flags] { return Inspect(*flags); }; });
 }
 

@@ -60,7 +60,8 @@ absl::Status Opt(const OptFlags& flags) {
   }
   if (flags.input.empty()) return absl::OutOfRangeError("which module? give a .sir file, or - for stdin");
   if (!IsText(flags.input)) {
-    return absl::OutOfRangeError(absl::StrCat(flags.input, ": opt reads IR text, a file that ends in .sir; `sinter compile ",
+    return absl::OutOfRangeError(absl::StrCat(flags.input,
+                                              ": opt reads IR text, a file that ends in .sir; `sinter compile ",
                                               flags.input, " --emit=sir` prints a model as one"));
   }
   CompileFlags compile = flags.compile;

@@ -34,7 +34,8 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
   std::vector<int32_t> ids;
   for (absl::string_view part : absl::StrSplit(text, absl::ByAnyChar(", \n"), absl::SkipWhitespace())) {
     int32_t id;
-    if (!absl::SimpleAtoi(part, &id)) return absl::OutOfRangeError(absl::StrCat("--prompt-ids: \"", part, "\" is no token id"));
+    if (!absl::SimpleAtoi(part, &id))
+      return absl::OutOfRangeError(absl::StrCat("--prompt-ids: \"", part, "\" is no token id"));
     ids.push_back(id);
   }
   return ids;
@@ -106,11 +107,12 @@ absl::Status Run(const RunFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Workspace> workspace, Workspace::Open(module, threads));
   SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Sequence> sequence, Sequence::Open(module));
   if (workspace->vocabulary() == 0) {
-    return absl::UnimplementedError(absl::StrCat(flags.model, ": entry @main is no language model; `sinter exec` runs it"));
+    return absl::UnimplementedError(
+        absl::StrCat(flags.model, ": entry @main is no language model; `sinter exec` runs it"));
   }
   if (static_cast<int64_t>(prompt.size()) > sequence->capacity()) {
-    return absl::OutOfRangeError(absl::StrCat("the prompt has ", prompt.size(), " tokens, the context ", sequence->capacity(),
-                                              "; shorten it, or give more with --ctx=N"));
+    return absl::OutOfRangeError(absl::StrCat("the prompt has ", prompt.size(), " tokens, the context ",
+                                              sequence->capacity(), "; shorten it, or give more with --ctx=N"));
   }
   if (!flags.logits.empty()) SINTER_RETURN_IF_ERROR(WriteLogits(flags, *workspace, *sequence, prompt));
   if (flags.tokens == 0) return absl::OkStatus();
@@ -125,7 +127,8 @@ absl::Status Run(const RunFlags& flags) {
   } else if (!flags.print_ids) {
     Note(absl::StrCat("printing ids: ", tokenizer.status().message()));
   }
-  Generator generator(*workspace, *sequence, sampler, tokenizer.ok() ? &*tokenizer : nullptr, stream ? &*stream : nullptr);
+  Generator generator(*workspace, *sequence, sampler, tokenizer.ok() ? &*tokenizer : nullptr,
+                      stream ? &*stream : nullptr);
   SINTER_RETURN_IF_ERROR(generator.Prefill(prompt));
   Output output{flags.print_ids || !tokenizer.ok()};
   SINTER_ASSIGN_OR_RETURN(
@@ -147,19 +150,34 @@ void AddRun(CLI::App& program, Action& action) {
   verb->add_option("MODEL", flags->model, "A .gguf, a .sinter, or preset:NAME")->required();
   AddText(*verb, "-p,--prompt", flags->prompt, "The prompt, byte for byte")->type_name("TEXT");
   AddText(*verb, "-f,--file", flags->prompt_file, "A file with the prompt, byte for byte")->type_name("FILE");
-  AddText(*verb, "--prompt-ids", flags->prompt_ids, "The prompt as token ids: 1,2,3; nothing is added to them")->type_name("IDS");
-  verb->add_option("-n", flags->tokens, "Tokens to generate")->type_name("N")->check(CLI::NonNegativeNumber)->capture_default_str();
-  verb->add_option("--temp", flags->sampler.temperature, "Temperature; 0 always takes the likeliest token")->type_name("F")->capture_default_str();
-  verb->add_option("--top-k", flags->sampler.top_k, "Keep the K likeliest tokens; 0 keeps all")->type_name("N")->capture_default_str();
-  verb->add_option("--top-p", flags->sampler.top_p, "Keep the likeliest tokens that together reach this probability")->type_name("F")->capture_default_str();
-  verb->add_option("--min-p", flags->sampler.min_p, "Keep tokens at least this likely relative to the likeliest")->type_name("F")->capture_default_str();
-  verb->add_option("--repeat-penalty", flags->sampler.repeat_penalty, "Penalty on the last 64 tokens; 1 is none")->type_name("F")->capture_default_str();
+  AddText(*verb, "--prompt-ids", flags->prompt_ids, "The prompt as token ids: 1,2,3; nothing is added to them")
+      ->type_name("IDS");
+  verb->add_option("-n", flags->tokens, "Tokens to generate")->type_name("N")->check(AtLeast(0))->capture_default_str();
+  verb->add_option("--temp", flags->sampler.temperature, "Temperature; 0 always takes the likeliest token")
+      ->type_name("F")
+      ->capture_default_str();
+  verb->add_option("--top-k", flags->sampler.top_k, "Keep the K likeliest tokens; 0 keeps all")
+      ->type_name("N")
+      ->capture_default_str();
+  verb->add_option("--top-p", flags->sampler.top_p, "Keep the likeliest tokens that together reach this probability")
+      ->type_name("F")
+      ->capture_default_str();
+  verb->add_option("--min-p", flags->sampler.min_p, "Keep tokens at least this likely relative to the likeliest")
+      ->type_name("F")
+      ->capture_default_str();
+  verb->add_option("--repeat-penalty", flags->sampler.repeat_penalty, "Penalty on the last 64 tokens; 1 is none")
+      ->type_name("F")
+      ->capture_default_str();
   verb->add_option("--seed", flags->seed, "Seed of the sampler (default: random, and printed)")->type_name("N");
   verb->add_flag("--ignore-eos", flags->ignore_eos, "Go on after an end token");
-  verb->add_option("-t,--threads", flags->threads, "Threads (default: what the process may use)")->type_name("N")->check(CLI::PositiveNumber);
+  verb->add_option("-t,--threads", flags->threads, "Threads (default: what the process may use)")
+      ->type_name("N")
+      ->check(AtLeast(1));
   verb->add_flag("--no-cache", flags->compile.no_cache, "Do not look for this model compiled before, nor keep it");
   verb->add_flag("--print-ids", flags->print_ids, "Print token ids, separated by spaces, in place of text");
-  verb->add_option("--logits", flags->logits, "Write the logits of every position of the prompt: float32 [positions, vocabulary]")->type_name("OUT.npy");
+  verb->add_option("--logits", flags->logits,
+                   "Write the logits of every position of the prompt: float32 [positions, vocabulary]")
+      ->type_name("OUT.npy");
   verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
   AddCompileFlags(*verb, flags->compile);
   verb->callback([flags, &action] {

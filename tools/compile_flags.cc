@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -17,7 +18,8 @@ namespace sinter {
 std::string CompileFlags::PipelineText() const { return passes ? *passes : absl::StrCat("O", opt_level); }
 
 std::string CompileFlags::Canonical() const {
-  std::string text = absl::StrCat("--passes=", PipelineText(), " --ctx=", context, " --chunk=", chunk, " --precision=", precision);
+  std::string text =
+      absl::StrCat("--passes=", PipelineText(), " --ctx=", context, " --chunk=", chunk, " --precision=", precision);
   if (!kv.empty()) absl::StrAppend(&text, " --kv=", kv);
   if (!disable.empty()) absl::StrAppend(&text, " --disable=", absl::StrJoin(disable, ","));
   return text;
@@ -26,12 +28,23 @@ std::string CompileFlags::Canonical() const {
 CLI::Option* AddText(CLI::App& app, const std::string& names, std::optional<std::string>& value,
                      const std::string& help) {
   // Not the optional itself: CLI11 reads an empty text into no value.
-  return app.add_option_function<std::string>(names, [&value](const std::string& text) { value = text; }, help);
+  return app.add_option_function<std::string>(
+      names, [&value](const std::string& text) { value = text; }, help);
 }
 
 CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::string>& values,
                      const std::string& help) {
   return app.add_option(names, values, help)->delimiter(',')->allow_extra_args(false);
+}
+
+CLI::Validator AtLeast(int64_t min) {
+  return CLI::Validator(
+      [min](const std::string& text) {
+        int64_t value;
+        if (absl::SimpleAtoi(text, &value) && value >= min) return std::string();
+        return absl::StrCat("found \"", text, "\", expected an integer from ", min, " on");
+      },
+      "");
 }
 
 void AddPassFlags(CLI::App& app, CompileFlags& flags) {
@@ -68,10 +81,10 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
   app.add_option("--ctx", flags.context,
                  "Positions of the KV cache (default: the smaller of the trained context and 4096)")
       ->type_name("N")
-      ->check(CLI::PositiveNumber);
+      ->check(AtLeast(1));
   app.add_option("--chunk", flags.chunk, "Tokens that one step takes at most")
       ->type_name("N")
-      ->check(CLI::PositiveNumber)
+      ->check(AtLeast(1))
       ->capture_default_str();
   app.add_option("--kv", flags.kv, "Element type of the KV cache (default: f32 for F32 weights, else f16)")
       ->type_name("TYPE")
@@ -99,13 +112,15 @@ absl::StatusOr<Source> OpenText(const std::string& path) {
 absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& flags, const std::string& weights_path) {
   if (IsText(path)) {
     SINTER_ASSIGN_OR_RETURN(Source source, OpenText(path));
-    const std::string weights = !weights_path.empty() ? weights_path : source.module->weights ? source.module->weights->path : "";
+    const std::string weights = !weights_path.empty()    ? weights_path
+                                : source.module->weights ? source.module->weights->path
+                                                         : "";
     if (!weights.empty()) {
       SINTER_ASSIGN_OR_RETURN(source.weights, OpenWeights(weights));
       if (weights_path.empty() && source.weights->digest() != source.module->weights->sha256) {
-        return absl::InvalidArgumentError(absl::StrCat(weights, ": not the weights that ", path, " names: its digest is ",
-                                                       source.weights->digest(), ", expected ",
-                                                       source.module->weights->sha256, "; give them with --weights=MODEL"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(weights, ": not the weights that ", path, " names: its digest is ", source.weights->digest(),
+                         ", expected ", source.module->weights->sha256, "; give them with --weights=MODEL"));
       }
     }
     return source;
@@ -150,7 +165,9 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
   options.out = [](absl::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };
   ProgressLine progress;
   int64_t done = 0;
-  options.progress = [&](absl::string_view pass) { progress.Update(pass, ++done, static_cast<int64_t>(passes.size())); };
+  options.progress = [&](absl::string_view pass) {
+    progress.Update(pass, ++done, static_cast<int64_t>(passes.size()));
+  };
   SINTER_ASSIGN_OR_RETURN(std::vector<PassRecord> records, RunPipeline(*source.module, passes, context, options));
   if (flags.stats || flags.time) std::fputs(FormatRecords(records, flags.time, flags.stats).c_str(), stderr);
   return records;
@@ -184,8 +201,8 @@ absl::Status Reproducible(const Source& source, const CompileFlags& flags, const
       absl::StrCat("// RUN: sinter compile --target=", flags.target, " -o repro.sinter ", kPath, "\n// ",
                    absl::StrReplaceAll(status.message(), {{"\n", "\n// "}}), "\n", Print(*source.module));
   const absl::Status written = WriteFile(kPath, text);
-  return absl::InternalError(absl::StrCat(
-      status.message(), "\n", written.ok() ? absl::StrCat(kPath, " reproduces it") : written.message()));
+  return absl::InternalError(
+      absl::StrCat(status.message(), "\n", written.ok() ? absl::StrCat(kPath, " reproduces it") : written.message()));
 }
 
 }  // namespace

@@ -1,13 +1,12 @@
-// The flags that shape a compilation, and the way from a model to a compiled module: open, passes, code. Shared by compile, run, exec and
-// bench, so that all of them take the same flags and mean the same by them.
+// The flags that shape a compilation, and the way from a model to a compiled module: open, passes, code. Shared by
+// compile, run, exec and bench, so that all of them take the same flags and mean the same by them.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "absl/status/statusor.h"
 #include "backend/compile.h"
@@ -21,7 +20,7 @@ struct CompileFlags {
   std::string target = "native";
   int64_t context = 0;  // 0: the smaller of the trained context and 4096
   int64_t chunk = kDefaultChunk;
-  std::string kv;       // "": f32 for F32 weights, else f16
+  std::string kv;  // "": f32 for F32 weights, else f16
   std::string precision = "fast";
   int opt_level = 2;
   std::optional<std::string> passes;
@@ -42,6 +41,9 @@ CLI::Option* AddText(CLI::App& app, const std::string& names, std::optional<std:
 CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::string>& values,
                      const std::string& help);
 
+// Refuses what is no integer from `min` on.
+CLI::Validator AtLeast(int64_t min);
+
 // --target, --passes and the instruments.
 void AddPassFlags(CLI::App& app, CompileFlags& flags);
 // All flags of compile but -o and --emit.
@@ -58,10 +60,13 @@ struct Source {
 
 // FILE.sir, or - for stdin, without its weights.
 absl::StatusOr<Source> OpenText(const std::string& path);
-// MODEL.gguf, preset:NAME, FILE.sir or - (text on stdin). `weights_path` replaces the weight file that IR text names; "" keeps it.
-absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& flags, const std::string& weights_path = "");
+// MODEL.gguf, preset:NAME, FILE.sir or - (text on stdin). `weights_path` replaces the weight file that IR text names;
+// "" keeps it.
+absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& flags,
+                                  const std::string& weights_path = "");
 
-// The pipeline of the flags for a module at stage `from`: --passes exactly as given; of -O, what is still to come there.
+// The pipeline of the flags for a module at stage `from`: --passes exactly as given; of -O, what is still to come
+// there.
 absl::StatusOr<std::vector<const PassInfo*>> PassesFrom(const CompileFlags& flags, Stage from);
 
 // Runs passes with the instruments of the flags, which print to stderr.

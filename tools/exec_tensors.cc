@@ -32,8 +32,14 @@ absl::StatusOr<Tensor> Convert(const std::string& name, Tensor tensor, DType wan
     if (wanted == DType::kBF16) {
       for (double& value : tensor.values) value = RoundTo(wanted, value);
     }
-    const double low = wanted == DType::kI32 ? -0x1p31 : wanted == DType::kI8 ? -128 : wanted == DType::kU8 ? 0 : -0x1p63;
-    const double high = wanted == DType::kI32 ? 0x1p31 : wanted == DType::kI8 ? 128 : wanted == DType::kU8 ? 256 : 0x1p63;
+    const double low = wanted == DType::kI32  ? -0x1p31
+                       : wanted == DType::kI8 ? -128
+                       : wanted == DType::kU8 ? 0
+                                              : -0x1p63;
+    const double high = wanted == DType::kI32  ? 0x1p31
+                        : wanted == DType::kI8 ? 128
+                        : wanted == DType::kU8 ? 256
+                                               : 0x1p63;
     for (double value : tensor.values) {
       if (IsInt(wanted) && (value < low || value >= high)) {
         return absl::OutOfRangeError(absl::StrCat("input %", name, ": ", value, " does not fit ", Info(wanted).name));
@@ -55,7 +61,8 @@ absl::Status CheckIndices(const std::string& name, const Tensor& tensor, int64_t
 absl::Status Unknown(const NamedTensors& inputs, const std::vector<std::string>& known) {
   for (const auto& [name, tensor] : inputs) {
     if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-    return absl::OutOfRangeError(absl::StrCat("there is no input %", name, "; there are %", absl::StrJoin(known, ", %")));
+    return absl::OutOfRangeError(
+        absl::StrCat("there is no input %", name, "; there are %", absl::StrJoin(known, ", %")));
   }
   return absl::OkStatus();
 }
@@ -86,10 +93,11 @@ std::string DimText(const DimSum& sum, const CompiledModule& module) {
 }
 
 std::string ParamText(const LoadedParam& param, const CompiledModule& module) {
-  return absl::StrCat("%", param.name, ": ", param.dtype, "[",
-                      absl::StrJoin(param.dims, ",", [&](std::string* out, const DimSum& dim) {
-                        absl::StrAppend(out, DimText(dim, module));
-                      }), "]");
+  return absl::StrCat(
+      "%", param.name, ": ", param.dtype, "[",
+      absl::StrJoin(param.dims, ",",
+                    [&](std::string* out, const DimSum& dim) { absl::StrAppend(out, DimText(dim, module)); }),
+      "]");
 }
 
 absl::StatusOr<std::vector<uint8_t>> BytesOf(const Tensor& tensor) {
@@ -148,8 +156,8 @@ absl::StatusOr<std::vector<Tensor>> BindInputs(const Graph& graph, const NamedTe
     } else if (type.state) {
       args.push_back({type.dtype, {}, {}});
     } else {
-      return absl::OutOfRangeError(absl::StrCat("input %", name, ": ", ToString(type, table), " is not given; --input ",
-                                                name, "=@FILE.npy"));
+      return absl::OutOfRangeError(
+          absl::StrCat("input %", name, ": ", ToString(type, table), " is not given; --input ", name, "=@FILE.npy"));
     }
   }
   SINTER_RETURN_IF_ERROR(Unknown(inputs, names));
@@ -195,8 +203,8 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
     names.push_back(param.name);
     const auto given = inputs.find(param.name);
     if (given == inputs.end()) {
-      return absl::OutOfRangeError(absl::StrCat("input ", ParamText(param, *module), " is not given; --input ",
-                                                param.name, "=@FILE.npy"));
+      return absl::OutOfRangeError(
+          absl::StrCat("input ", ParamText(param, *module), " is not given; --input ", param.name, "=@FILE.npy"));
     }
     SINTER_ASSIGN_OR_RETURN(Tensor tensor, Convert(param.name, given->second, *ParseDType(param.dtype)));
     shapes.push_back(tensor.dims);
@@ -253,7 +261,8 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
       if (elems) elems = CheckedMul(*elems, result.tensor.dims.back());
     }
     constexpr int64_t kMostElems = int64_t{1} << 34;
-    if (!elems || *elems > kMostElems) return absl::ResourceExhaustedError(absl::StrCat("result %", param.name, " is too large"));
+    if (!elems || *elems > kMostElems)
+      return absl::ResourceExhaustedError(absl::StrCat("result %", param.name, " is too large"));
     result.tensor.values.resize(static_cast<size_t>(*elems));
     buffers.emplace_back(static_cast<size_t>(ElemBytes(result.tensor.dtype, *elems)));
   }

@@ -21,8 +21,8 @@ using NamedDims = std::map<std::string, int64_t>;
 
 // A result: what the graph returns, or a state after the run.
 struct ExecResult {
-  std::string name;     // of the value that is returned
-  std::string state;    // of the state parameter that this is the last version of; "" for an ordinary result
+  std::string name;   // of the value that is returned
+  std::string state;  // of the state parameter that this is the last version of; "" for an ordinary result
   Tensor tensor;
 };
 

@@ -1,10 +1,9 @@
 // The `sinter` command line: one verb a file (cmd_VERB.cc).
+#include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -99,6 +98,8 @@ int Main(int argc, char** argv) {
 }  // namespace sinter
 
 int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // a reader that is gone is an error of the write, and reported
+  // A reader that is gone and a file that may not grow are errors of the write, and reported.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
   return sinter::Main(argc, argv);
 }
