@@ -15,7 +15,7 @@ namespace {
 
 struct OptFlags {
   std::string input, output, weights;
-  std::string list_passes, list_ops;  // "": not asked for
+  std::string list_passes, list_ops;  // "": not asked for; "true": for people; "markdown"
   CompileFlags compile;
 };
 
@@ -53,10 +53,10 @@ absl::Status Opt(const OptFlags& flags) {
   for (const Listing& listing : kListings) {
     const std::string& form = flags.*listing.asked;
     if (form.empty()) continue;
-    if (form != "text" && form != "markdown") {
-      return absl::OutOfRangeError(absl::StrCat(listing.flag, "=", form, ": expected text or markdown"));
+    if (form != "true" && form != "markdown") {
+      return absl::OutOfRangeError(absl::StrCat(listing.flag, "=", form, ": expected nothing or markdown"));
     }
-    return WriteResult(flags.output, form == "text" ? listing.people() : listing.markdown());
+    return WriteResult(flags.output, form == "true" ? listing.people() : listing.markdown());
   }
   if (flags.input.empty()) return absl::OutOfRangeError("which module? give a .sir file, or - for stdin");
   if (!IsText(flags.input)) {
@@ -83,8 +83,8 @@ void AddOpt(CLI::App& program, Action& action) {
   verb->add_option("-o,--output", flags->output, "Where to (default: stdout)")->type_name("OUT.sir");
   verb->add_option("--weights", flags->weights, "The model whose weights --check-each uses (default: random weights)")
       ->type_name("MODEL");
-  verb->add_flag("--list-passes{text}", flags->list_passes, "Print the pass table; --list-passes=markdown as a page");
-  verb->add_flag("--list-ops{text}", flags->list_ops, "Print the op table; --list-ops=markdown as a page");
+  verb->add_flag("--list-passes", flags->list_passes, "Print the pass table; --list-passes=markdown as a page");
+  verb->add_flag("--list-ops", flags->list_ops, "Print the op table; --list-ops=markdown as a page");
   AddPassFlags(*verb, flags->compile);
   verb->callback([flags, &action] { action.run = [flags] { return Opt(*flags); }; });
 }

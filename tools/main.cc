@@ -68,28 +68,27 @@ int Main(int argc, char** argv) {
   AddTokenize(program, action);
   AddOpt(program, action);
   AddExec(program, action);
+  absl::Status status;
   try {
     program.parse(Arguments(argc, argv));
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
-      program.exit(error);
-      return ExitCode(FlushStdout());
+    if (action.run) {
+      status = action.run();
+    } else {
+      status = WriteResult("", program.help());
     }
-    const std::vector<CLI::App*> verbs = program.get_subcommands();
-    std::fprintf(stderr, "sinter: error: %s\nsinter%s --help says what there is\n", error.what(),
-                 verbs.empty() ? "" : absl::StrCat(" ", verbs[0]->get_name()).c_str());
-    return 2;
-  }
-  absl::Status status;
-  if (action.run) {
-    status = action.run();
-  } else {
-    status = WriteResult("", program.help());
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) {
+      const std::vector<CLI::App*> verbs = program.get_subcommands();
+      std::fprintf(stderr, "sinter: error: %s\nsinter%s --help says what there is\n", error.what(),
+                   verbs.empty() ? "" : absl::StrCat(" ", verbs[0]->get_name()).c_str());
+      return 2;
+    }
+    program.exit(error);  // prints the help or the version that was asked for
   }
   if (status.ok()) status = FlushStdout();
   if (!status.ok()) {
-    Note(absl::StrCat(ExitCode(status) == 70 ? "internal error: " : "error: ",
-                      absl::string_view(status.message().data(), status.message().size())));
+    const absl::string_view message = status.message();
+    Note(absl::StrCat(ExitCode(status) == 70 ? "internal error: " : "error: ", message));
   }
   return ExitCode(status);
 }
