@@ -1,5 +1,6 @@
 // sinter exec: one graph on tensors from .npy files, compiled or by the reference evaluator.
 #include <cstdio>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -87,7 +88,7 @@ std::string Summary(const ExecResult& result) {
 }
 
 absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const NamedTensors& inputs,
-                                                const NamedDims& dims) {
+                                                const NamedDims& dims, std::set<std::string> wanted) {
   const std::string graph_name(absl::StripPrefix(flags.graph, "@"));
   if (IsCompiled(flags.file)) {
     if (flags.reference) {
@@ -96,7 +97,7 @@ absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const Na
     SINTER_ASSIGN_OR_RETURN(
         const auto module,
         CompiledModule::Open(flags.file, flags.compile.target == "native" ? "" : flags.compile.target));
-    return ExecCompiled(module, graph_name, inputs, dims, flags.threads);
+    return ExecCompiled(module, graph_name, inputs, dims, wanted, flags.threads);
   }
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.file, flags.compile, flags.weights));
   SINTER_ASSIGN_OR_RETURN(const Graph* graph, ChooseGraph(*source.module, graph_name));
@@ -109,8 +110,12 @@ absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const Na
   SINTER_RETURN_IF_ERROR(BindInputs(*graph, inputs, dims, bound).status());
   const std::string name = graph->name();
   std::vector<ExecResult> results = ResultsOf(*graph);
+  for (const ExecResult& result : results) {
+    if (wanted.count(result.name) != 0) wanted.insert(result.state);
+  }
   SINTER_ASSIGN_OR_RETURN(const auto module, CompileInMemory(source, flags.compile, flags.command));
-  SINTER_ASSIGN_OR_RETURN(std::vector<ExecResult> found, ExecCompiled(module, name, inputs, dims, flags.threads));
+  SINTER_ASSIGN_OR_RETURN(std::vector<ExecResult> found,
+                          ExecCompiled(module, name, inputs, dims, wanted, flags.threads));
   // Ordinary results keep their order, states their parameters' names.
   size_t next = 0;
   for (ExecResult& result : results) {
@@ -129,10 +134,12 @@ absl::Status Exec(const ExecFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(const NamedTensors inputs, ReadInputs(flags));
   SINTER_ASSIGN_OR_RETURN(const NamedDims dims, ParseDims(flags));
   std::vector<Binding> outputs;
+  std::set<std::string> wanted;
   for (const std::string& text : flags.outputs) {
     SINTER_ASSIGN_OR_RETURN(outputs.emplace_back(), ParseBinding("--output", text));
+    wanted.insert(outputs.back().name);
   }
-  SINTER_ASSIGN_OR_RETURN(const std::vector<ExecResult> results, RunFile(flags, inputs, dims));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<ExecResult> results, RunFile(flags, inputs, dims, wanted));
   std::vector<const ExecResult*> chosen;
   for (const Binding& output : outputs) {
     chosen.push_back(FindResult(results, output.name));
@@ -144,7 +151,9 @@ absl::Status Exec(const ExecFlags& flags) {
   for (size_t i = 0; i < outputs.size(); ++i) SINTER_RETURN_IF_ERROR(WriteNpy(outputs[i].path, chosen[i]->tensor));
   if (!outputs.empty()) return absl::OkStatus();
   std::string text;
-  for (const ExecResult& result : results) text += Summary(result);
+  for (const ExecResult& result : results) {
+    if (result.state.empty()) text += Summary(result);
+  }
   return WriteResult("", text);
 }
 
@@ -171,7 +180,7 @@ void AddExec(CLI::App& program, Action& action) {
   verb->add_option("--output", flags->outputs,
                    "Where a result goes: by the name of the returned value, by its place "
                    "among the results that are no states (0, 1, ..), or by the name of a "
-                   "state parameter; without it the first values are printed")
+                   "state parameter; without it the first values of those are printed")
       ->type_name("NAME=@FILE.npy")
       ->allow_extra_args(false);
   verb->add_flag("--reference", flags->reference, "By the reference evaluator, without code");

@@ -190,7 +190,8 @@ absl::StatusOr<std::vector<ExecResult>> ExecReference(const Graph& graph, const 
 }
 
 absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const CompiledModule> module, std::string name,
-                                                     const NamedTensors& inputs, const NamedDims& dims, int threads) {
+                                                     const NamedTensors& inputs, const NamedDims& dims,
+                                                     const std::set<std::string>& states, int threads) {
   std::vector<std::string> entries;
   for (const LoadedEntry& entry : module->entries()) entries.push_back(entry.name);
   SINTER_ASSIGN_OR_RETURN(name, ChooseName(entries, name));
@@ -279,6 +280,7 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
   }
   for (size_t i = 0; i < entry->states.size(); ++i) {
     const LoadedState& state = entry->states[i];
+    if (states.count(state.name) == 0) continue;
     ExecResult& result = results.emplace_back();
     result.name = result.state = state.name;
     result.tensor = Tensor::Zeros(*ParseDType(state.dtype), state.dims);

@@ -6,6 +6,8 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,8 +41,10 @@ absl::StatusOr<std::vector<Tensor>> BindInputs(const Graph& graph, const NamedTe
 absl::StatusOr<std::vector<ExecResult>> ExecReference(const Graph& graph, const NamedTensors& inputs,
                                                       const NamedDims& dims, const WeightReader& weights);
 
-// Runs the entry `name` of a compiled module ("" as in ChooseGraph).
+// Runs the entry `name` of a compiled module ("" as in ChooseGraph). Of states, which are large, only those named in
+// `states` are results.
 absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const CompiledModule> module, std::string name,
-                                                     const NamedTensors& inputs, const NamedDims& dims, int threads);
+                                                     const NamedTensors& inputs, const NamedDims& dims,
+                                                     const std::set<std::string>& states, int threads);
 
 }  // namespace sinter
