@@ -50,7 +50,7 @@ Vec EmitLog(VectorBuilder& b, Vec x) {
   y = b.Select(b.LessThan(b.Splat(FLT_MAX), x), b.Splat(kInf), y);
   y = b.Select(b.LessThan(x, b.Splat(1e-45)), b.Splat(-kInf), y);
   y = b.Select(b.LessThan(x, b.Splat(0.0)), b.Splat(std::numeric_limits<double>::quiet_NaN()), y);
-  return y;
+  return b.Select(b.IsNan(x), x, y);
 }
 
 Vec EmitTanh(VectorBuilder& b, Vec x) {
