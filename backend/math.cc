@@ -62,7 +62,7 @@ Vec EmitTanh(VectorBuilder& b, Vec x) {
   const Vec z = b.Mul(x, x);
   const Vec p = Polynomial(b, z, {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1});
   const Vec small = b.Fma(b.Mul(p, z), x, x);
-  return b.Select(b.LessThan(a, b.Splat(0.625)), small, b.CopySign(large, x));
+  return b.CopySign(b.Select(b.LessThan(a, b.Splat(0.625)), small, large), x);
 }
 
 Vec EmitErf(VectorBuilder& b, Vec x) {

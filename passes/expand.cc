@@ -74,15 +74,15 @@ ValueId Expand(const ops::RmsNorm& op, Writer& w) {
 
 ValueId Expand(const ops::Gelu& op, Writer& w) {
   const ValueId x = w.Wide(op.x);
-  ValueId t;
   if (op.form == "erf") {
-    t = w(ops::Erf{w(ops::Mul{x, w.Const(std::sqrt(0.5))})});
-  } else {
-    const ValueId cube = w(ops::Mul{w(ops::Mul{x, x}), x});
-    const ValueId inner = w(ops::Add{x, w(ops::Mul{cube, w.Const(0.044715)})});
-    t = w(ops::Tanh{w(ops::Mul{inner, w.Const(std::sqrt(2 / M_PI))})});
+    const ValueId t = w(ops::Erf{w(ops::Mul{x, w.Const(std::sqrt(0.5))})});
+    return w(ops::Mul{w(ops::Mul{x, w.Const(0.5)}), w(ops::Add{t, w.Const(1)})});
   }
-  return w(ops::Mul{w(ops::Mul{x, w.Const(0.5)}), w(ops::Add{t, w.Const(1)})});
+  // (1 + tanh(z)) / 2 = 1 / (1 + exp(-2z)), which loses nothing where tanh is near -1.
+  const ValueId cube = w(ops::Mul{w(ops::Mul{x, x}), x});
+  const ValueId inner = w(ops::Add{x, w(ops::Mul{cube, w.Const(0.044715)})});
+  const ValueId e = w(ops::Exp{w(ops::Mul{inner, w.Const(-2 * std::sqrt(2 / M_PI))})});
+  return w(ops::Div{x, w(ops::Add{e, w.Const(1)})});
 }
 
 ValueId Expand(const ops::Swiglu& op, Writer& w) {

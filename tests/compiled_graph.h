@@ -10,7 +10,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +21,7 @@
 #include "ir/eval.h"
 #include "ir/graph.h"
 #include "runtime/workspace.h"
+#include "tests/targets.h"
 
 namespace sinter {
 
@@ -99,8 +99,6 @@ class KernelSuite {
   std::vector<Case> cases_;
 };
 
-inline void PrintTo(const Target& target, std::ostream* out) { *out << target.name; }
-
 // A test per target: skipped where the CPU cannot run it, failed when it could and nothing ran.
 class TargetTest : public testing::TestWithParam<Target> {
  protected:
@@ -116,10 +114,6 @@ class TargetTest : public testing::TestWithParam<Target> {
 
   int64_t ran_ = 0;
 };
-
-inline std::string TargetName(const testing::TestParamInfo<Target>& info) { return std::string(info.param.name); }
-#define SINTER_TARGET_TESTS(fixture) \
-  INSTANTIATE_TEST_SUITE_P(Targets, fixture, testing::ValuesIn(AllTargets().begin(), AllTargets().end()), TargetName)
 
 // Fails when `found` is not `exact` within the tolerance; `typed` is what the evaluator gives with f32 rounding.
 void ExpectClose(const Tensor& found, const Tensor& typed, const Tensor& exact, Tolerance tolerance);

@@ -58,13 +58,15 @@ TEST_P(MapKernels, EveryElementwiseOp) {
           absl::StrAppend(&operands, operand == 0 ? "" : ", ", "%a", operand);
           if (!mask && floats++ == 0) special_run.args[operand] = SpecialRow(*ParseDType(dtype));
         }
+        // Fused ops round more than once, and differences of near numbers in them keep an error of the whole.
+        const bool fused = def.kind == OpKind::kGelu || def.kind == OpKind::kSwiglu;
         const bool positive = def.kind == OpKind::kLog || def.kind == OpKind::kSqrt || def.kind == OpKind::kRsqrt;
         // Roots and logarithms of negative numbers are NaN, which is compared, too: the wider range has both.
         const std::vector<KernelRun> runs =
             dims == special ? std::vector<KernelRun>{special_run} : Widths(positive ? 40 : 4);
         suite.Add(absl::StrCat("(", params, ") -> (", type, ") {\n  %y = ", def.name, " ", operands, " : ", type,
                                "\n  return %y\n}"),
-                  runs, {1e-6, true}, "map");
+                  runs, {1e-6, !fused}, "map");
       }
     }
   }
