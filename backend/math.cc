@@ -60,7 +60,7 @@ Vec EmitLog(VectorBuilder& b, Vec x) {
 
 Vec EmitTanh(VectorBuilder& b, Vec x) {
   const Vec a = b.Abs(x);
-  // |x| >= 0.625: 1 - 2 / (exp(2|x|) + 1), which is 1 from 9.1 on.
+  // |x| > 0.625: 1 - 2 / (exp(2|x|) + 1), which is 1 from 9.1 on.
   const Vec limited = b.Select(b.LessThan(b.Splat(10.0), a), b.Splat(10.0), a);
   const Vec e = NormalExp(b, b.Add(limited, limited));
   const Vec large = b.Sub(b.Splat(1.0), b.Div(b.Splat(2.0), b.Add(e, b.Splat(1.0))));
@@ -68,8 +68,8 @@ Vec EmitTanh(VectorBuilder& b, Vec x) {
   const Vec z = b.Mul(x, x);
   const Vec p = Polynomial(b, z, {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1});
   const Vec small = b.Fma(b.Mul(p, z), x, x);
-  const Vec y = b.CopySign(b.Select(b.LessThan(a, b.Splat(0.625)), small, large), x);
-  return b.Select(b.IsNan(x), x, y);
+  // Compared as squares; a NaN takes the second branch, where it stays one.
+  return b.CopySign(b.Select(b.LessThan(b.Splat(0.625 * 0.625), z), large, small), x);
 }
 
 Vec EmitErf(VectorBuilder& b, Vec x) {

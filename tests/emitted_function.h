@@ -22,11 +22,12 @@ class EmittedFunction {
   // `emit` writes the body of the kernel.
   static absl::StatusOr<EmittedFunction> Make(const Target& target, const DimTable& dims,
                                               const std::function<void(VectorBuilder&)>& emit) {
-    VectorBuilder builder(target, "kernel", dims);
+    Emitted emitted;
+    VectorBuilder builder(emitted, target, "kernel", dims);
     emit(builder);
-    const Emitted emitted = builder.Finish();
-    SINTER_ASSIGN_OR_RETURN(const std::string object, CompileToObject(emitted, target));
-    SINTER_ASSIGN_OR_RETURN(const LinkedImage image, LinkImage({object}, {"kernel"}));
+    builder.Finish();
+    SINTER_ASSIGN_OR_RETURN(std::string object, CompileToObject(emitted, target));
+    SINTER_ASSIGN_OR_RETURN(const LinkedImage image, LinkImage({CompiledObject{std::move(object), {"kernel"}}}));
     EmittedFunction function;
     function.size_ = image.bytes.size();
     function.code_ = static_cast<uint8_t*>(
@@ -34,7 +35,7 @@ class EmittedFunction {
     EXPECT_NE(function.code_, MAP_FAILED);
     std::memcpy(function.code_, image.bytes.data(), function.size_);
     EXPECT_EQ(mprotect(function.code_, function.size_, PROT_READ | PROT_EXEC), 0);
-    function.entry_ = image.entry_points[0];
+    function.entry_ = image.entry_points.at("kernel");
     return function;
   }
   EmittedFunction(EmittedFunction&& other) noexcept

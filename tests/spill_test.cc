@@ -58,9 +58,10 @@ TEST_P(SpillTest, NoKernelSpillsVectors) {
   size_t vectorized = 0;
   for (const PlannedKernel& kernel : table->kernels) {
     families.insert(kernel.spec.family);
-    auto emitted = EmitKernel(kernel, target, model->module->dims);
-    ASSERT_TRUE(emitted.ok()) << emitted.status();
-    const auto assembly = CompileToAssembly(*emitted, target);
+    Emitted emitted;
+    const absl::Status status = EmitKernel(kernel, target, model->module->dims, emitted);
+    ASSERT_TRUE(status.ok()) << status;
+    const auto assembly = CompileToAssembly(emitted, target);
     ASSERT_TRUE(assembly.ok()) << assembly.status();
     vectorized += absl::StrContains(*assembly, "%ymm") || absl::StrContains(*assembly, "%zmm");
     const std::vector<std::string> spills = VectorSpills(*assembly);
@@ -99,7 +100,8 @@ TEST(VectorSpills, AreFound) {
     const Target& target = *FindTarget(name);
     for (const int held : {target.registers / 2, target.registers + 8}) {
       const DimTable dims;
-      VectorBuilder b(target, "kernel", dims);
+      Emitted emitted;
+      VectorBuilder b(emitted, target, "kernel", dims);
       std::vector<Vec> sums(static_cast<size_t>(held), b.Splat(0));
       std::vector<Handle*> carried;
       for (Vec& v : sums) carried.push_back(&v);
@@ -113,7 +115,8 @@ TEST(VectorSpills, AreFound) {
       for (size_t i = 0; i < sums.size(); ++i) {
         b.Store(DType::kF32, b.Offset(y, DType::kF32, b.Const(static_cast<int64_t>(i) * b.lanes())), sums[i]);
       }
-      const auto assembly = CompileToAssembly(b.Finish(), target);
+      b.Finish();
+      const auto assembly = CompileToAssembly(emitted, target);
       ASSERT_TRUE(assembly.ok()) << assembly.status();
       EXPECT_EQ(VectorSpills(*assembly).empty(), held < target.registers) << name << " holding " << held;
     }
