@@ -1,7 +1,7 @@
 /* abi.h is plain C: what a C compiler says of its layout. */
-#include "runtime/abi.h"
-
 #include <stddef.h>
+
+#include "runtime/abi.h"
 
 typedef char every_field_is_8_bytes[sizeof(SinterKernelArgs) == 24 && sizeof(SinterState) == 16 ? 1 : -1];
 

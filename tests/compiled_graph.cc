@@ -202,8 +202,9 @@ WeightRows RowsOf(const WeightTensors& weights) {
     if (static_cast<int64_t>(out.size()) != ElemBytes(tensor.dtype, (end - begin) * row)) {
       return absl::InternalError(absl::StrCat("weight ", name, " was asked for in a span of another size"));
     }
-    Encode(tensor.dtype, absl::MakeConstSpan(tensor.values).subspan(static_cast<size_t>(begin * row),
-                                                                    static_cast<size_t>((end - begin) * row)),
+    Encode(tensor.dtype,
+           absl::MakeConstSpan(tensor.values)
+               .subspan(static_cast<size_t>(begin * row), static_cast<size_t>((end - begin) * row)),
            out.data());
     return absl::OkStatus();
   };

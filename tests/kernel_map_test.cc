@@ -19,7 +19,7 @@ namespace {
 constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr int64_t kWidths[] = {1, 2, 7, 8, 15, 16, 17, 31, 33, 64, 65, 130};
 // Values where functions do something: zeros of both signs, large and small ones, infinities, NaN.
-const std::vector<double> kSpecial = {0,    -0.0, 1,    -1,      0.5, -0.5,  3,     -3,   20,  -20,
+const std::vector<double> kSpecial = {0,    -0.0, 1,    -1,    0.5,   -0.5,   3,    -3,    20,          -20,
                                       88.5, -87,  1e30, -1e30, 1e-30, -1e-30, kInf, -kInf, std::nan("")};
 
 Tensor SpecialRow(DType dtype = DType::kF32) {
@@ -78,8 +78,8 @@ TEST_P(MapKernels, BothFormsOfGelu) {
   KernelSuite suite("dim N in 1..200");
   for (const char* form : {"tanh", "erf"}) {
     for (const char* dtype : {"f32", "f16"}) {
-      suite.Add(absl::StrCat("(%x: ", dtype, "[N]) -> (", dtype, "[N]) {\n  %y = gelu %x {form=\"", form, "\"} : ",
-                             dtype, "[N]\n  return %y\n}"),
+      suite.Add(absl::StrCat("(%x: ", dtype, "[N]) -> (", dtype, "[N]) {\n  %y = gelu %x {form=\"", form,
+                             "\"} : ", dtype, "[N]\n  return %y\n}"),
                 Widths(6), {1e-6, false}, "map");
     }
   }
@@ -88,8 +88,10 @@ TEST_P(MapKernels, BothFormsOfGelu) {
 
 TEST_P(MapKernels, BroadcastsAlongEveryAxis) {
   KernelSuite suite("dim N in 1..200 dim M in 1..10");
-  const std::vector<KernelRun> runs = {{.dims = {{"M", 1}, {"N", 1}}}, {.dims = {{"M", 3}, {"N", 17}}},
-                                       {.dims = {{"M", 5}, {"N", 33}}}, {.dims = {{"M", 2}, {"N", 16}}}};
+  const std::vector<KernelRun> runs = {{.dims = {{"M", 1}, {"N", 1}}},
+                                       {.dims = {{"M", 3}, {"N", 17}}},
+                                       {.dims = {{"M", 5}, {"N", 33}}},
+                                       {.dims = {{"M", 2}, {"N", 16}}}};
   const std::string full = "f32[2,M,N]";
   for (const char* other : {"f32[N]", "f32[1]", "f32[M,1]", "f32[2,1,1]", "f32[2,M,1]", "f32[1,M,N]", "f32[2,1,N]",
                             "f32[1,1,N]", "f32[2,M,N]"}) {
@@ -119,19 +121,23 @@ TEST_P(MapKernels, ReadsViews) {
   KernelSuite suite("dim N in 1..40 dim M in 1..40");
   std::vector<KernelRun> runs;
   for (int64_t n : {1, 2, 9, 16, 33}) runs.push_back({.dims = {{"M", n}, {"N", 40 - n}}});
-  suite.Add("(%x: f32[M,N], %y: f32[N,M]) -> (f32[N,M]) {\n  %t = transpose %x {perm=[1,0]} : f32[N,M]\n"
-            "  %z = mul %t, %y : f32[N,M]\n  return %z\n}",
-            runs, {1e-6, true}, "map");
-  suite.Add("(%x: f32[M,N,5]) -> (f32[N,2,M]) {\n  %s = slice %x {axis=2, first=3, len=2} : f32[M,N,2]\n"
-            "  %t = transpose %s {perm=[1,2,0]} : f32[N,2,M]\n  %z = neg %t : f32[N,2,M]\n  return %z\n}",
-            runs, kExact, "map");
-  suite.Add("(%x: f16[M,48]) -> (f16[2,3,M,7]) {\n  %h = heads %x {first=5, groups=2} : f16[2,3,M,7]\n"
-            "  %z = neg %h : f16[2,3,M,7]\n  return %z\n}",
-            runs, kExact, "map");
-  suite.Add("(%x: f32[M,N], %y: f32[N,M,1]) -> (f32[N,M,3]) {\n  %t = transpose %x {perm=[1,0]} : f32[N,M]\n"
-            "  %r = reshape %t : f32[N,M,1]\n  %p = repeat %r {axis=2, times=3} : f32[N,M,3]\n"
-            "  %z = add %p, %y : f32[N,M,3]\n  return %z\n}",
-            runs, {1e-6, true}, "map");
+  suite.Add(
+      "(%x: f32[M,N], %y: f32[N,M]) -> (f32[N,M]) {\n  %t = transpose %x {perm=[1,0]} : f32[N,M]\n"
+      "  %z = mul %t, %y : f32[N,M]\n  return %z\n}",
+      runs, {1e-6, true}, "map");
+  suite.Add(
+      "(%x: f32[M,N,5]) -> (f32[N,2,M]) {\n  %s = slice %x {axis=2, first=3, len=2} : f32[M,N,2]\n"
+      "  %t = transpose %s {perm=[1,2,0]} : f32[N,2,M]\n  %z = neg %t : f32[N,2,M]\n  return %z\n}",
+      runs, kExact, "map");
+  suite.Add(
+      "(%x: f16[M,48]) -> (f16[2,3,M,7]) {\n  %h = heads %x {first=5, groups=2} : f16[2,3,M,7]\n"
+      "  %z = neg %h : f16[2,3,M,7]\n  return %z\n}",
+      runs, kExact, "map");
+  suite.Add(
+      "(%x: f32[M,N], %y: f32[N,M,1]) -> (f32[N,M,3]) {\n  %t = transpose %x {perm=[1,0]} : f32[N,M]\n"
+      "  %r = reshape %t : f32[N,M,1]\n  %p = repeat %r {axis=2, times=3} : f32[N,M,3]\n"
+      "  %z = add %p, %y : f32[N,M,3]\n  return %z\n}",
+      runs, {1e-6, true}, "map");
   Check(suite);
 }
 

@@ -30,8 +30,8 @@ TEST_P(MoveKernels, TakesRows) {
                                "]) {\n  %y = take %t, %i : ", dtype, "[T,", width, "]\n  return %y\n}"),
                   runs, kExact, "move");
       }
-      suite.Add(absl::StrCat("(%i: ", index, "[T]) -> (", dtype, "[T,33]) {\n  %t = weight \"table_", dtype, "\" : ",
-                             dtype, "[5,33]\n  %y = take %t, %i : ", dtype, "[T,33]\n  return %y\n}"),
+      suite.Add(absl::StrCat("(%i: ", index, "[T]) -> (", dtype, "[T,33]) {\n  %t = weight \"table_", dtype,
+                             "\" : ", dtype, "[5,33]\n  %y = take %t, %i : ", dtype, "[T,33]\n  return %y\n}"),
                 runs, kExact, "move");
     }
     suite.Add(absl::StrCat("(%i: ", index, "[T]) -> (f32[T,33]) {\n  %t = weight \"table_f16\" : f16[5,33]\n",
@@ -54,9 +54,10 @@ TEST_P(MoveKernels, Rope) {
     for (int64_t width : {2, 4, 8, 16, 20, 64, 128}) {
       const std::string table = absl::StrCat("f32[40,", 2 * width, "]");
       for (const bool factors : {false, true}) {
-        const std::string make = absl::StrCat(
-            factors ? absl::StrCat("  %f = weight \"factors", width, "\" : f32[", width / 2, "]\n") : "",
-            "  %table = rope_table ", factors ? "%f " : "", "{base=500, scale=0.25, style=\"", style, "\"} : ", table, "\n");
+        const std::string make =
+            absl::StrCat(factors ? absl::StrCat("  %f = weight \"factors", width, "\" : f32[", width / 2, "]\n") : "",
+                         "  %table = rope_table ", factors ? "%f " : "", "{base=500, scale=0.25, style=\"", style,
+                         "\"} : ", table, "\n");
         suite.Add(absl::StrCat("(%x: f32[2,3,T,", width, "], %pos: i32[T]) -> (f32[2,3,T,", width, "]) {\n", make,
                                "  %y = rope %x, %pos, %table {style=\"", style, "\"} : f32[2,3,T,", width,
                                "]\n  return %y\n}"),
@@ -68,9 +69,10 @@ TEST_P(MoveKernels, Rope) {
                                "]\n  return %y\n}"),
                   runs, {}, "map");
       }
-      suite.Add(absl::StrCat("(%x: f32[T,", width, "], %pos: i32[T], %table: ", table, ") -> (f32[T,", width, "]) {\n",
-                             "  %y = rope %x, %pos, %table {style=\"", style, "\"} : f32[T,", width, "]\n  return %y\n}"),
-                runs, {}, "map");
+      suite.Add(
+          absl::StrCat("(%x: f32[T,", width, "], %pos: i32[T], %table: ", table, ") -> (f32[T,", width, "]) {\n",
+                       "  %y = rope %x, %pos, %table {style=\"", style, "\"} : f32[T,", width, "]\n  return %y\n}"),
+          runs, {}, "map");
     }
   }
   Check(suite);
@@ -95,8 +97,8 @@ TEST_P(MoveKernels, AppendsToTheCacheAndReadsIt) {
                              "\n  %K, %V = kv_view %n {len=P+T} : ", seen, ", ", seen, "\n  return %n, %K, %V\n}"),
                 runs, kExact, "move move move");
       // From heads of one wide row, converted to the cache's type on the way.
-      suite.Add(absl::StrCat("(%c: ", state, ", %h: f32[T,", 7 * d, "], %w: f32[T,", 7 * d, "], %pos: i32[T]) -> (", state,
-                             ") {\n  %hk = heads %h {first=", d, ", groups=3} : f32[3,1,T,", d,
+      suite.Add(absl::StrCat("(%c: ", state, ", %h: f32[T,", 7 * d, "], %w: f32[T,", 7 * d, "], %pos: i32[T]) -> (",
+                             state, ") {\n  %hk = heads %h {first=", d, ", groups=3} : f32[3,1,T,", d,
                              "]\n  %hv = heads %w {first=", 4 * d, ", groups=3} : f32[3,1,T,", d, "]\n",
                              std::string(dtype) == "f32"
                                  ? absl::StrCat("  %n = kv_append %c, %hk, %hv, %pos : ", state)
@@ -111,8 +113,10 @@ TEST_P(MoveKernels, AppendsToTheCacheAndReadsIt) {
 
 TEST_P(MoveKernels, CopiesViews) {
   KernelSuite suite("dim T in 1..40 dim S in 1..40");
-  const std::vector<KernelRun> runs = {{.dims = {{"T", 1}, {"S", 1}}}, {.dims = {{"T", 3}, {"S", 40}}},
-                                       {.dims = {{"T", 17}, {"S", 8}}}, {.dims = {{"T", 40}, {"S", 33}}}};
+  const std::vector<KernelRun> runs = {{.dims = {{"T", 1}, {"S", 1}}},
+                                       {.dims = {{"T", 3}, {"S", 40}}},
+                                       {.dims = {{"T", 17}, {"S", 8}}},
+                                       {.dims = {{"T", 40}, {"S", 33}}}};
   for (const char* t : {"f32", "f16", "bf16"}) {
     const auto add = [&](const std::string& text) {
       std::string graph;
@@ -143,13 +147,15 @@ TEST_P(MoveKernels, CopiesViews) {
     }
     add("(%x: ?[T,1,S]) -> (?[T,5,S]) {\n  %y = repeat %x {axis=1, times=5} : ?[T,5,S]\n  return %y\n}");
     add("(%x: ?[T,S]) -> (?[2*S,3*T]) {\n  %t = transpose %x {perm=[1,0]} : ?[S,T]\n"
-        "  %r = repeat %t {axis=0, times=2} : ?[2*S,T]\n  %y = repeat %r {axis=1, times=3} : ?[2*S,3*T]\n  return %y\n}");
+        "  %r = repeat %t {axis=0, times=2} : ?[2*S,T]\n  %y = repeat %r {axis=1, times=3} : ?[2*S,3*T]\n  return "
+        "%y\n}");
     // Results that no op makes, and the same one twice.
     add("(%x: ?[T,S]) -> (?[T,S], ?[T,S], ?[3,5]) {\n  %w = weight \"w?\" : ?[3,5]\n  return %x, %x, %w\n}");
   }
-  suite.Add("(%x: f32[T]) -> (f32[T], f32[2,2], f32[T,3]) {\n  %c = constant {values=[0.1]} : f32[T]\n"
-            "  %d = constant {values=[2.5]} : f32[2,2]\n  %e = constant {values=[-inf]} : f32[T,3]\n  return %c, %d, %e\n}",
-            {{.dims = {{"T", 7}}}}, kExact);
+  suite.Add(
+      "(%x: f32[T]) -> (f32[T], f32[2,2], f32[T,3]) {\n  %c = constant {values=[0.1]} : f32[T]\n"
+      "  %d = constant {values=[2.5]} : f32[2,2]\n  %e = constant {values=[-inf]} : f32[T,3]\n  return %c, %d, %e\n}",
+      {{.dims = {{"T", 7}}}}, kExact);
   Check(suite);
 }
 
@@ -176,14 +182,15 @@ TEST_P(MoveKernels, CausalMasks) {
     runs.push_back({.dims = {{"T", 1}, {"S", s}}, .args = {{0, Ids({static_cast<double>(s / 2)})}}});
     runs.push_back({.dims = {{"T", 5}, {"S", s}}, .args = {{0, Ids({0, 1, static_cast<double>(s - 1), 100, 0})}}});
   }
-  suite.Add("(%pos: i32[T]) -> (bool[T,S]) {\n  %m = causal_mask %pos {len=S} : bool[T,S]\n  return %m\n}", runs, kExact,
-            "map");
-  suite.Add("(%pos: i32[T], %x: f32[3,T,S]) -> (f32[3,T,S]) {\n  %m = causal_mask %pos {len=S} : bool[T,S]\n"
-            "  %y = softmax %x, %m {scale=2} : f32[3,T,S]\n  return %y\n}",
-            runs);
+  suite.Add("(%pos: i32[T]) -> (bool[T,S]) {\n  %m = causal_mask %pos {len=S} : bool[T,S]\n  return %m\n}", runs,
+            kExact, "map");
+  suite.Add(
+      "(%pos: i32[T], %x: f32[3,T,S]) -> (f32[3,T,S]) {\n  %m = causal_mask %pos {len=S} : bool[T,S]\n"
+      "  %y = softmax %x, %m {scale=2} : f32[3,T,S]\n  return %y\n}",
+      runs);
   for (KernelRun& run : runs) run.args[0].dtype = DType::kI64;
-  suite.Add("(%pos: i64[T]) -> (bool[T,S]) {\n  %m = causal_mask %pos {len=S} : bool[T,S]\n  return %m\n}", runs, kExact,
-            "map");
+  suite.Add("(%pos: i64[T]) -> (bool[T,S]) {\n  %m = causal_mask %pos {len=S} : bool[T,S]\n  return %m\n}", runs,
+            kExact, "map");
   Check(suite);
 }
 

@@ -17,7 +17,8 @@ constexpr char kDims[] = "dim N in 1..1000 dim M in 1..10";
 
 std::vector<KernelRun> Lengths(double limit = 1) {
   std::vector<KernelRun> runs;
-  for (int64_t n : kLengths) runs.push_back({.dims = {{"M", n > 100 ? 2 : 3}, {"N", n}}, .args = {}, .float_limit = limit});
+  for (int64_t n : kLengths)
+    runs.push_back({.dims = {{"M", n > 100 ? 2 : 3}, {"N", n}}, .args = {}, .float_limit = limit});
   return runs;
 }
 
@@ -42,8 +43,7 @@ TEST_P(RowKernels, ReducesEveryAxis) {
     }
     // Rows of a constant length take other paths than those whose length is asked for.
     for (int64_t n : kLengths) {
-      suite.Add(absl::StrCat("(%x: f32[3,", n, "]) -> (f32[3,1]) {\n  %y = ", op,
-                             " %x : f32[3,1]\n  return %y\n}"),
+      suite.Add(absl::StrCat("(%x: f32[3,", n, "]) -> (f32[3,1]) {\n  %y = ", op, " %x : f32[3,1]\n  return %y\n}"),
                 {{}}, {}, "row");
     }
   }
@@ -108,8 +108,9 @@ TEST_P(RowKernels, SoftmaxOfMaskedAndInfiniteRows) {
     }
     runs.push_back({.dims = {{"M", 4}, {"N", n}}, .args = {{0, x}, {1, mask}}});
   }
-  suite.Add("(%x: f32[M,N], %m: bool[M,N]) -> (f32[M,N]) {\n  %y = softmax %x, %m {scale=0.5} : f32[M,N]\n  return %y\n}",
-            runs, {}, "row");
+  suite.Add(
+      "(%x: f32[M,N], %m: bool[M,N]) -> (f32[M,N]) {\n  %y = softmax %x, %m {scale=0.5} : f32[M,N]\n  return %y\n}",
+      runs, {}, "row");
   suite.Add("(%x: f32[M,N], %m: bool[M,N]) -> (f32[M,N]) {\n  %y = softmax %x, %m : f32[M,N]\n  return %y\n}", runs, {},
             "row");
   Check(suite);
@@ -143,8 +144,10 @@ TEST_P(RowKernels, Norms) {
 // The plain form of a product: one dot product an element, from its body.
 TEST_P(RowKernels, LoopsAtO0) {
   KernelSuite suite("dim T in 1..40 dim S in 1..70");
-  const std::vector<KernelRun> runs = {{.dims = {{"T", 1}, {"S", 1}}}, {.dims = {{"T", 2}, {"S", 65}}},
-                                       {.dims = {{"T", 5}, {"S", 3}}}, {.dims = {{"T", 33}, {"S", 64}}}};
+  const std::vector<KernelRun> runs = {{.dims = {{"T", 1}, {"S", 1}}},
+                                       {.dims = {{"T", 2}, {"S", 65}}},
+                                       {.dims = {{"T", 5}, {"S", 3}}},
+                                       {.dims = {{"T", 33}, {"S", 64}}}};
   for (const char* dtype : {"f32", "f16", "bf16"}) {
     const bool narrow = std::string(dtype) != "f32";
     for (int64_t k : {1, 7, 8, 16, 17, 64, 100}) {
@@ -155,13 +158,13 @@ TEST_P(RowKernels, LoopsAtO0) {
                                  "\n  %r = sum %m {axis=0} : f32[1]\n  return %r\n}\n"));
       // A linear layer: rows of a weight.
       suite.Add(absl::StrCat("(%x: f32[T,", k, "]) -> (f32[T,19]) {\n  %w = weight \"", body, "\" : ", dtype, "[19,", k,
-                             "]\n  %y = loop @", body, "(%x, %w) {over=\"t n\", slices=[\"t .\",\"n .\"]} : f32[T,19]\n",
-                             "  return %y\n}"),
+                             "]\n  %y = loop @", body,
+                             "(%x, %w) {over=\"t n\", slices=[\"t .\",\"n .\"]} : f32[T,19]\n", "  return %y\n}"),
                 runs, {}, "row");
       // Scores of grouped heads.
-      suite.Add(absl::StrCat("(%q: f32[2,3,T,", k, "], %k: ", dtype, "[2,S,", k, "]) -> (f32[2,3,T,S]) {\n  %y = loop @",
-                             body, "(%q, %k) {over=\"g q t s\", slices=[\"g q t .\",\"g s .\"]} : f32[2,3,T,S]\n",
-                             "  return %y\n}"),
+      suite.Add(absl::StrCat(
+                    "(%q: f32[2,3,T,", k, "], %k: ", dtype, "[2,S,", k, "]) -> (f32[2,3,T,S]) {\n  %y = loop @", body,
+                    "(%q, %k) {over=\"g q t s\", slices=[\"g q t .\",\"g s .\"]} : f32[2,3,T,S]\n", "  return %y\n}"),
                 runs, {}, "row");
       // The summed axis is not the last one of the second operand, and neither operand is dense.
       suite.Add(absl::StrCat("(%x: f32[T,", 6 * k + 5, "], %v: ", dtype, "[2,", k, ",9]) -> (f32[2,3,T,9]) {\n",
@@ -169,11 +172,12 @@ TEST_P(RowKernels, LoopsAtO0) {
                              "(%h, %v) {over=\"g q t d\", slices=[\"g q t .\",\"g . d\"]} : f32[2,3,T,9]\n",
                              "  return %y\n}"),
                 runs, {}, "row");
-      suite.Add(absl::StrCat("(%x: f32[", k, ",T], %v: ", dtype, "[S,", k + 3, "]) -> (f32[T,S]) {\n",
-                             "  %t = transpose %x {perm=[1,0]} : f32[T,", k, "]\n  %s = slice %v {axis=1, first=2, len=",
-                             k, "} : ", dtype, "[S,", k, "]\n  %y = loop @", body,
-                             "(%t, %s) {over=\"t s\", slices=[\"t .\",\"s .\"]} : f32[T,S]\n  return %y\n}"),
-                runs, {}, "row");
+      suite.Add(
+          absl::StrCat("(%x: f32[", k, ",T], %v: ", dtype, "[S,", k + 3, "]) -> (f32[T,S]) {\n",
+                       "  %t = transpose %x {perm=[1,0]} : f32[T,", k, "]\n  %s = slice %v {axis=1, first=2, len=", k,
+                       "} : ", dtype, "[S,", k, "]\n  %y = loop @", body,
+                       "(%t, %s) {over=\"t s\", slices=[\"t .\",\"s .\"]} : f32[T,S]\n  return %y\n}"),
+          runs, {}, "row");
     }
   }
   Check(suite, "O0");

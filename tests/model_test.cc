@@ -1,5 +1,7 @@
 // Whole models compiled: tiny seeded llama and gpt2 models at O0, O1 and O2 on every target, against the evaluator and
 // against the ids that llama.cpp generates; and what holds of every run: chunks, threads, a full context, no heap.
+#include "frontend/model.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -10,7 +12,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "frontend/model.h"
 #include "gtest/gtest.h"
 #include "runtime/generate.h"
 #include "tests/compiled_graph.h"
@@ -292,8 +293,9 @@ TEST_P(ModelTest, ATokenAllocatesNothing) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   for (int threads : {1, 2, 3}) {
     Session session(module, threads);
-    auto sampler = Sampler::Create({.temperature = 0.8, .top_k = 40, .top_p = 0.95, .min_p = 0.02, .repeat_penalty = 1.1},
-                                   static_cast<int32_t>(session.workspace().vocabulary()));
+    auto sampler =
+        Sampler::Create({.temperature = 0.8, .top_k = 40, .top_p = 0.95, .min_p = 0.02, .repeat_penalty = 1.1},
+                        static_cast<int32_t>(session.workspace().vocabulary()));
     ASSERT_TRUE(sampler.ok());
     TokenStream stream(*tokenizer, false);
     Generator generator(session.workspace(), session.sequence(), *sampler, &*tokenizer, &stream);

@@ -24,7 +24,8 @@ namespace {
 std::vector<std::string> VectorSpills(const std::string& assembly) {
   std::vector<std::string> found;
   for (absl::string_view line : absl::StrSplit(assembly, '\n')) {
-    const bool vector = absl::StrContains(line, "%xmm") || absl::StrContains(line, "%ymm") || absl::StrContains(line, "%zmm");
+    const bool vector =
+        absl::StrContains(line, "%xmm") || absl::StrContains(line, "%ymm") || absl::StrContains(line, "%zmm");
     const bool stack = absl::StrContains(line, "(%rsp");
     const bool realigned = absl::StrContains(line, "andq\t$-32, %rsp") || absl::StrContains(line, "andq\t$-64, %rsp");
     if ((vector && stack) || realigned) found.emplace_back(absl::StripAsciiWhitespace(line));
@@ -67,7 +68,8 @@ TEST_P(SpillTest, NoKernelSpillsVectors) {
     const std::vector<std::string> spills = VectorSpills(*assembly);
     EXPECT_TRUE(spills.empty()) << kernel.symbol << " (" << absl::StrJoin(kernel.tiles, " ") << ") spills "
                                 << spills.size() << " times:\n"
-                                << absl::StrJoin(spills.begin(), spills.begin() + std::min<ptrdiff_t>(3, std::ssize(spills)), "\n")
+                                << absl::StrJoin(spills.begin(),
+                                                 spills.begin() + std::min<ptrdiff_t>(3, std::ssize(spills)), "\n")
                                 << "\n"
                                 << PrintGraph(*kernel.spec.body);
   }
@@ -90,7 +92,8 @@ void PrintTo(const SpillCase& c, std::ostream* out) { *out << c.preset << " " <<
 
 INSTANTIATE_TEST_SUITE_P(Models, SpillTest, testing::ValuesIn(Cases()), [](const auto& test) {
   std::string name = absl::StrCat(test.param.preset, "_", test.param.pipeline, "_", test.param.target);
-  std::replace_if(name.begin(), name.end(), [](char c) { return c == '-' || c == ':'; }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == '-' || c == ':'; }, '_');
   return name;
 });
 

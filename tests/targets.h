@@ -15,5 +15,5 @@ inline std::string TargetName(const testing::TestParamInfo<Target>& test) { retu
 }  // namespace sinter
 
 // A target that this CPU cannot run is skipped by name; whether the others did something is for the fixture to check.
-#define SINTER_TARGET_TESTS(fixture)                                                                               \
+#define SINTER_TARGET_TESTS(fixture) \
   INSTANTIATE_TEST_SUITE_P(Targets, fixture, testing::ValuesIn(AllTargets().begin(), AllTargets().end()), TargetName)
