@@ -40,7 +40,9 @@ class GemmEmitter {
       const Int rows = Rest(m_, m0, spec_.m_block), columns = Rest(n_, n0, spec_.n_block);
       // Whole tiles of columns, then narrow ones, the last of which is masked.
       const int narrow = tile_.shape == TileShape::kDot ? 1 : spec_.packing != nullptr ? spec_.packing->panel : b_.lanes();
-      Steps(columns, {tile_.columns, narrow}, /*ragged=*/tile_.shape != TileShape::kDot, [&](Int n, int width, bool masked) {
+      int64_t all;
+      const bool ragged = tile_.shape != TileShape::kDot && !(b_.IsConst(n_, &all) && all % narrow == 0);
+      Steps(columns, {tile_.columns, narrow}, ragged, [&](Int n, int width, bool masked) {
         const Int left = b_.Sub(columns, n);
         Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) {
           TileAt(b_.Add(m0, m), b_.Add(n0, n), height, width, masked ? &left : nullptr);
@@ -88,7 +90,10 @@ class GemmEmitter {
     if (tile_.shape == TileShape::kDot) return DotTile(m, n, height, width);
     const int vectors = width / b_.lanes();
     std::vector<Mask> masks;
-    for (int v = 0; left != nullptr && v < vectors; ++v) masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
+    const auto make_masks = [&] {
+      for (int v = 0; left != nullptr && v < vectors; ++v) masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
+    };
+    if (spec_.packing == nullptr) make_masks();
     std::vector<Vec> c = InitC(height * vectors);
     const Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_));
     const Ptr panel = PanelAt(n);
@@ -100,6 +105,7 @@ class GemmEmitter {
         for (int v = 0; v < vectors; ++v) Product(x, row[static_cast<size_t>(v)], c[static_cast<size_t>(r * vectors + v)]);
       }
     });
+    if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
     for (int r = 0; r < height; ++r) {
       for (int v = 0; v < vectors; ++v) StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
     }

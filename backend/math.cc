@@ -16,9 +16,8 @@ Vec Polynomial(VectorBuilder& b, Vec x, std::initializer_list<double> coefficien
   return y;
 }
 
-}  // namespace
-
-Vec EmitExp(VectorBuilder& b, Vec x) {
+// exp(x) where the result is a normal number.
+Vec NormalExp(VectorBuilder& b, Vec x) {
   // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2)/2. Adding 1.5 * 2^23 rounds to an integer that sits in the low bits.
   const Vec magic = b.Splat(12582912.0);
   const Vec shifted = b.Fma(x, b.Splat(1.44269504088896341), magic);
@@ -27,7 +26,13 @@ Vec EmitExp(VectorBuilder& b, Vec x) {
   r = b.Fma(n, b.Splat(2.12194440e-4), r);
   Vec p = Polynomial(b, r, {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1});
   p = b.Fma(p, b.Mul(r, r), b.Add(r, b.Splat(1.0)));
-  Vec y = b.AddExponent(p, shifted);
+  return b.AddExponent(p, shifted);
+}
+
+}  // namespace
+
+Vec EmitExp(VectorBuilder& b, Vec x) {
+  Vec y = NormalExp(b, x);
   y = b.Select(b.LessThan(x, b.Splat(-87.33654)), b.Splat(0.0), y);
   y = b.Select(b.LessThan(b.Splat(88.72283), x), b.Splat(kInf), y);
   return b.Select(b.IsNan(x), x, y);  // the exponent arithmetic may have turned its bits into a number
@@ -50,19 +55,21 @@ Vec EmitLog(VectorBuilder& b, Vec x) {
   y = b.Select(b.LessThan(b.Splat(FLT_MAX), x), b.Splat(kInf), y);
   y = b.Select(b.LessThan(x, b.Splat(1e-45)), b.Splat(-kInf), y);
   y = b.Select(b.LessThan(x, b.Splat(0.0)), b.Splat(std::numeric_limits<double>::quiet_NaN()), y);
-  return y;
+  return b.Select(b.IsNan(x), x, y);
 }
 
 Vec EmitTanh(VectorBuilder& b, Vec x) {
   const Vec a = b.Abs(x);
-  // |x| >= 0.625: 1 - 2 / (exp(2|x|) + 1).
-  const Vec e = EmitExp(b, b.Add(a, a));
+  // |x| > 0.625: 1 - 2 / (exp(2|x|) + 1), which is 1 from 9.1 on.
+  const Vec limited = b.Select(b.LessThan(b.Splat(10.0), a), b.Splat(10.0), a);
+  const Vec e = NormalExp(b, b.Add(limited, limited));
   const Vec large = b.Sub(b.Splat(1.0), b.Div(b.Splat(2.0), b.Add(e, b.Splat(1.0))));
   // else x + x^3 * P(x^2).
   const Vec z = b.Mul(x, x);
   const Vec p = Polynomial(b, z, {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1});
   const Vec small = b.Fma(b.Mul(p, z), x, x);
-  return b.Select(b.LessThan(a, b.Splat(0.625)), small, b.CopySign(large, x));
+  // Compared as squares; a NaN takes the second branch, where it stays one.
+  return b.CopySign(b.Select(b.LessThan(b.Splat(0.625 * 0.625), z), large, small), x);
 }
 
 Vec EmitErf(VectorBuilder& b, Vec x) {

@@ -176,8 +176,9 @@ absl::StatusOr<LinkedImage> LinkImage(absl::Span<const CompiledObject> objects) 
   SlabMemory memory(capacity);
   LinkedImage image;
   orc::ExecutionSession session(std::make_unique<orc::UnsupportedExecutorProcessControl>(nullptr, nullptr, kTriple, 4096));
-  // What fails is reported by the lookup; the session's own log would say it twice.
-  session.setErrorReporter([](llvm::Error error) { llvm::consumeError(std::move(error)); });
+  // The lookup says which kernel failed; why, a missing symbol's name for one, the session alone says.
+  std::string why;
+  session.setErrorReporter([&why](llvm::Error error) { absl::StrAppend(&why, "; ", llvm::toString(std::move(error))); });
   absl::Status status;
   {
     orc::ObjectLinkingLayer layer(session, memory);
@@ -187,7 +188,7 @@ absl::StatusOr<LinkedImage> LinkImage(absl::Span<const CompiledObject> objects) 
     }
     if (llvm::Error ended = session.endSession()) llvm::consumeError(std::move(ended));
   }
-  if (!status.ok()) return status;
+  if (!status.ok()) return absl::Status(status.code(), absl::StrCat(status.message(), why));
   image.bytes.assign(memory.base(), memory.base() + memory.used());
   return image;
 }

@@ -26,6 +26,15 @@ class Writer {
     options.declared = {Type{DType::kF32, {1}}};
     return Take(graph_.Add(ops::Constant{.values = {value}}, std::move(options)));
   }
+  // In f32, in which fused ops compute: one of f16 has one rounding, at its end.
+  ValueId Wide(ValueId x) { return As(DType::kF32, x); }
+  ValueId As(DType dtype, ValueId x) {
+    if (!x.valid() || graph_.type(x).dtype == dtype) return x;
+    AddOptions options;
+    options.before = before_;
+    options.declared = {Type{dtype, graph_.type(x).dims}};
+    return Take(graph_.Add(ops::Convert{x}, std::move(options)));
+  }
   const absl::Status& status() const { return status_; }
 
  private:
@@ -40,7 +49,7 @@ class Writer {
 };
 
 ValueId Expand(const ops::Softmax& op, Writer& w) {
-  ValueId s = op.x;
+  ValueId s = w.Wide(op.x);
   if (op.scale != 1.0) s = w(ops::Mul{s, w.Const(op.scale)});
   if (op.mask.valid()) s = w(ops::Select{op.mask, s, w.Const(-std::numeric_limits<double>::infinity())});
   // A row that is all -inf: its maximum is lifted to a finite number, every exp is 0, and so is 0 / the smallest normal number.
@@ -50,32 +59,36 @@ ValueId Expand(const ops::Softmax& op, Writer& w) {
 }
 
 ValueId Expand(const ops::LayerNorm& op, Writer& w) {
-  const ValueId d = w(ops::Sub{op.x, w(ops::Mean{.x = op.x})});
+  const ValueId x = w.Wide(op.x), gamma = w.Wide(op.gamma), beta = w.Wide(op.beta);
+  const ValueId d = w(ops::Sub{x, w(ops::Mean{.x = x})});
   const ValueId var = w(ops::Mean{.x = w(ops::Mul{d, d})});
-  const ValueId y = w(ops::Mul{w(ops::Mul{d, w(ops::Rsqrt{w(ops::Add{var, w.Const(op.eps)})})}), op.gamma});
-  return op.beta.valid() ? w(ops::Add{y, op.beta}) : y;
+  const ValueId y = w(ops::Mul{w(ops::Mul{d, w(ops::Rsqrt{w(ops::Add{var, w.Const(op.eps)})})}), gamma});
+  return beta.valid() ? w(ops::Add{y, beta}) : y;
 }
 
 ValueId Expand(const ops::RmsNorm& op, Writer& w) {
-  const ValueId ms = w(ops::Mean{.x = w(ops::Mul{op.x, op.x})});
-  return w(ops::Mul{w(ops::Mul{op.x, w(ops::Rsqrt{w(ops::Add{ms, w.Const(op.eps)})})}), op.gamma});
+  const ValueId x = w.Wide(op.x), gamma = w.Wide(op.gamma);
+  const ValueId ms = w(ops::Mean{.x = w(ops::Mul{x, x})});
+  return w(ops::Mul{w(ops::Mul{x, w(ops::Rsqrt{w(ops::Add{ms, w.Const(op.eps)})})}), gamma});
 }
 
 ValueId Expand(const ops::Gelu& op, Writer& w) {
-  ValueId t;
+  const ValueId x = w.Wide(op.x);
   if (op.form == "erf") {
-    t = w(ops::Erf{w(ops::Mul{op.x, w.Const(std::sqrt(0.5))})});
-  } else {
-    const ValueId cube = w(ops::Mul{w(ops::Mul{op.x, op.x}), op.x});
-    const ValueId inner = w(ops::Add{op.x, w(ops::Mul{cube, w.Const(0.044715)})});
-    t = w(ops::Tanh{w(ops::Mul{inner, w.Const(std::sqrt(2 / M_PI))})});
+    const ValueId t = w(ops::Erf{w(ops::Mul{x, w.Const(std::sqrt(0.5))})});
+    return w(ops::Mul{w(ops::Mul{x, w.Const(0.5)}), w(ops::Add{t, w.Const(1)})});
   }
-  return w(ops::Mul{w(ops::Mul{op.x, w.Const(0.5)}), w(ops::Add{t, w.Const(1)})});
+  // (1 + tanh(z)) / 2 = 1 / (1 + exp(-2z)), which loses nothing where tanh is near -1.
+  const ValueId cube = w(ops::Mul{w(ops::Mul{x, x}), x});
+  const ValueId inner = w(ops::Add{x, w(ops::Mul{cube, w.Const(0.044715)})});
+  const ValueId e = w(ops::Exp{w(ops::Mul{inner, w.Const(-2 * std::sqrt(2 / M_PI))})});
+  return w(ops::Div{x, w(ops::Add{e, w.Const(1)})});
 }
 
 ValueId Expand(const ops::Swiglu& op, Writer& w) {
-  const ValueId e = w(ops::Exp{w(ops::Neg{op.gate})});
-  return w(ops::Mul{w(ops::Div{op.gate, w(ops::Add{e, w.Const(1)})}), op.up});
+  const ValueId gate = w.Wide(op.gate);
+  const ValueId e = w(ops::Exp{w(ops::Neg{gate})});
+  return w(ops::Mul{w(ops::Div{gate, w(ops::Add{e, w.Const(1)})}), w.Wide(op.up)});
 }
 
 template <typename Op>
@@ -83,7 +96,7 @@ absl::Status TryExpand(Graph& graph, OpId id) {
   const auto op = graph.As<Op>(id);
   if (!op) return absl::OkStatus();
   Writer writer(graph, id);
-  const ValueId value = Expand(*op, writer);
+  const ValueId value = writer.As(graph.type(graph.op(id).results[0]).dtype, Expand(*op, writer));
   SINTER_RETURN_IF_ERROR(writer.status());
   graph.ReplaceUses(graph.op(id).results[0], value);
   graph.Erase(id);

@@ -192,13 +192,23 @@ class Selector {
     const bool rows_of_b = contiguous(gemm.b, !gemm.trans_b);
     const bool dots = contiguous(gemm.b, gemm.trans_b) && contiguous(gemm.a, !gemm.trans_a);
     if (rows_of_b || dots) return Import(body, gemm.b, id);
-    SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(gemm.b, id));
-    Alias(body, gemm.b, dense);
-    if (gemm.trans_b && !contiguous(gemm.a, !gemm.trans_a)) {  // dense b is contiguous along k: a must be, too
-      SINTER_ASSIGN_OR_RETURN(ValueId a, Materialize(gemm.a, id));
-      if (gemm.trans_a) return absl::OkStatus();  // stays k-strided: SpecOf says so
-      Alias(body, gemm.a, a);
+    if (!gemm.trans_b) {
+      SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(gemm.b, id));
+      Alias(body, gemm.b, dense);
+      return absl::OkStatus();
     }
+    // A copy of b as [..,K,N], seen the other way round: its rows can be read whatever a is like.
+    ops::Transpose swap{.x = gemm.b, .perm = {}};
+    const int64_t rank = graph_.type(gemm.b).rank();
+    for (int64_t axis = 0; axis < rank; ++axis) swap.perm.push_back(axis);
+    std::swap(swap.perm[static_cast<size_t>(rank - 2)], swap.perm[static_cast<size_t>(rank - 1)]);
+    AddOptions options;
+    options.before = id;
+    options.names = {graph_.value(gemm.b).name};
+    SINTER_ASSIGN_OR_RETURN(const ValueId swapped, graph_.Add(swap, std::move(options)));
+    SINTER_ASSIGN_OR_RETURN(const ValueId dense, Materialize(swapped, id));
+    swap.x = AddParam(body, dense);
+    SINTER_ASSIGN_OR_RETURN(body.inside[gemm.b], body.graph->Add(swap));
     return absl::OkStatus();
   }
 
@@ -234,6 +244,7 @@ class Selector {
       if (graph_.type(result).state) continue;
       const OpId def = graph_.value(result).def;
       if (def.valid() && id_is(def, OpKind::kKernel) && seen.insert(result).second) continue;
+      if (def.valid() && !CanBeCopied(def)) continue;  // an op without a kernel: it is among the problems
       Body body = NewBody("copy");
       if (def.valid() && (graph_.op(def).def().Has(kView) || id_is(def, OpKind::kConstant))) {
         SINTER_RETURN_IF_ERROR(Import(body, result, OpId::None()));
@@ -248,6 +259,11 @@ class Selector {
     }
     graph_.SetResults(results);
     return absl::OkStatus();
+  }
+
+  bool CanBeCopied(OpId def) const {
+    const OpDef& row = graph_.op(def).def();
+    return row.Has(kView) || row.Has(kSource) || id_is(def, OpKind::kConstant) || id_is(def, OpKind::kKernel);
   }
 
   Module& module_;
