@@ -27,7 +27,7 @@ struct EmitCompileFlags {
 };
 
 // Text forms of the code of one kernel for one target.
-using CodeText = absl::StatusOr<std::string> (*)(const Emitted&, const Target&);
+using CodeText = absl::StatusOr<std::string> (*)(const Emitted&, const Target&, Effort);
 
 struct EmitKind {
   const char* name;
@@ -40,7 +40,7 @@ constexpr EmitKind kEmitKinds[] = {
     {"sir", Stage::kGraph, nullptr, "the graph after its last pass, as text"},
     {"kernels", Stage::kKernels, nullptr, "the steps before buffers are planned, as text"},
     {"planned", std::nullopt, nullptr, "the planned steps, as text"},
-    {"llvm", std::nullopt, [](const Emitted& kernel, const Target&) { return IrText(kernel); },
+    {"llvm", std::nullopt, [](const Emitted& kernel, const Target&, Effort) { return IrText(kernel); },
      "LLVM IR of all kernels"},
     {"asm", std::nullopt, CompileToAssembly, "assembly of all kernels"},
     {"obj", std::nullopt, nullptr, "a folder -o with TARGET/KERNEL.o, one ELF object a kernel"},
@@ -84,8 +84,9 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Module& module, CodeT
     for (size_t i = 0; i < table.kernels.size(); ++i) {
       const PlannedKernel& kernel = table.kernels[i];
       progress.Update("kernels", static_cast<int64_t>(i), static_cast<int64_t>(table.kernels.size()));
-      SINTER_ASSIGN_OR_RETURN(const Emitted emitted, EmitKernel(kernel, *target, module.dims));
-      SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target));
+      Emitted emitted;
+      SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
+      SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, EffortFor(kernel)));
       std::vector<std::string> tiles;
       for (const std::string& tile : kernel.tiles) {
         if (absl::StartsWith(tile, absl::StrCat(target->name, ":"))) tiles.push_back(tile);
@@ -107,8 +108,9 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Module& module) {
     fs::create_directories(folder, error);
     if (error) return absl::NotFoundError(absl::StrCat(folder.string(), ": cannot create: ", error.message()));
     for (const PlannedKernel& kernel : table.kernels) {
-      SINTER_ASSIGN_OR_RETURN(const Emitted emitted, EmitKernel(kernel, *target, module.dims));
-      SINTER_ASSIGN_OR_RETURN(const std::string object, CompileToObject(emitted, *target));
+      Emitted emitted;
+      SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
+      SINTER_ASSIGN_OR_RETURN(const std::string object, CompileToObject(emitted, *target, EffortFor(kernel)));
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
