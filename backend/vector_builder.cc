@@ -150,22 +150,28 @@ Int VectorBuilder::Dim(const DimExpr& expr) {
   }
   Value* value = s_->AtTop([&] {
     Value* dims = s_->Field(offsetof(SinterKernelArgs, dims), s_->b.getPtrTy());
-    Value* sum = s_->b.getInt64(0);
+    Int sum = Const(0);
     for (const DimExpr::Term& term : expr.terms()) {
-      Value* product = s_->b.getInt64(static_cast<uint64_t>(term.coefficient));
+      Int product = Const(term.coefficient);
       for (DimId symbol : term.symbols) {
         Value* at = s_->b.CreateConstInBoundsGEP1_64(s_->b.getInt64Ty(), dims, symbol.value);
-        product = s_->b.CreateMul(product, s_->b.CreateLoad(s_->b.getInt64Ty(), at));
+        product = Mul(product, Int{s_->b.CreateLoad(s_->b.getInt64Ty(), at)});
       }
-      sum = s_->b.CreateAdd(sum, product);
+      sum = Add(sum, product);
     }
-    return sum;
+    return sum.v;
   });
   s_->sizes.emplace_back(expr, value);
   return {value};
 }
 
-Int VectorBuilder::Add(Int a, Int b) { return {s_->b.CreateNSWAdd(a.v, b.v)}; }
+// Light code generation folds nothing: neutral operands are left out here.
+Int VectorBuilder::Add(Int a, Int b) {
+  int64_t c;
+  if (IsConst(a, &c) && c == 0) return b;
+  if (IsConst(b, &c) && c == 0) return a;
+  return {s_->b.CreateNSWAdd(a.v, b.v)};
+}
 Int VectorBuilder::Sub(Int a, Int b) { return {s_->b.CreateNSWSub(a.v, b.v)}; }
 Int VectorBuilder::Mul(Int a, Int b) {
   int64_t c;

@@ -73,13 +73,6 @@ absl::StatusOr<DimValues> ChooseDims(const DimTable& dims) {
   return values;
 }
 
-// What an integer parameter may hold, by what it is used for.
-struct IndexRange {
-  int64_t end = 4;  // exclusive
-  bool indexes = false;
-  bool position = false;
-};
-
 class UseTracer {
  public:
   explicit UseTracer(const DimValues& dims) : dims_(dims) {}
@@ -120,6 +113,16 @@ class UseTracer {
   const DimValues& dims_;
 };
 
+}  // namespace
+
+IndexRange IndexRangeOf(const Graph& graph, ValueId param, const IdMap<DimId, int64_t>& dims) {
+  IndexRange range;
+  UseTracer(dims).Follow(graph, param, range);
+  return range;
+}
+
+namespace {
+
 absl::StatusOr<Tensor> ZerosOf(const Type& type, const DimValues& dims) {
   std::vector<int64_t> sizes;
   for (const DimExpr& dim : type.dims) {
@@ -140,8 +143,7 @@ absl::StatusOr<std::vector<Tensor>> RandomArgs(const Graph& graph, const DimValu
     const Type& type = graph.type(param);
     SINTER_ASSIGN_OR_RETURN(Tensor tensor, ZerosOf(type, dims));
     Random random(args.size() + 1);
-    IndexRange range;
-    if (IsInt(type.dtype)) UseTracer(dims).Follow(graph, param, range);
+    const IndexRange range = IsInt(type.dtype) ? IndexRangeOf(graph, param, dims) : IndexRange();
     const int64_t rows = tensor.dims.back();
     int64_t first = past.valid() ? dims[past] : 0;
     if (range.indexes) first = std::max<int64_t>(0, std::min(first, range.end - rows));

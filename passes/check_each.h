@@ -13,6 +13,15 @@
 
 namespace sinter {
 
+// What an integer parameter may hold, by what it is used for: rows of a table, or positions of a cache.
+struct IndexRange {
+  int64_t end = 4;  // exclusive; an invented value where nothing is indexed
+  bool indexes = false;
+  bool position = false;
+};
+// `dims`: a value of every symbol that the graph's types mention.
+IndexRange IndexRangeOf(const Graph& graph, ValueId param, const IdMap<DimId, int64_t>& dims);
+
 // kAborted names the entry, the result, the place and the first value of the entry that differs. Without `weights` each
 // weight is random, of the type that the module declares.
 absl::Status CheckSameMeaning(const Module& before, const Module& after, const WeightReader& weights);

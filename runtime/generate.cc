@@ -1,7 +1,5 @@
 #include "runtime/generate.h"
 
-#include <algorithm>
-
 #include "base/status.h"
 
 namespace sinter {
@@ -17,32 +15,23 @@ Generator::Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler,
 
 absl::Status Generator::Prefill(absl::Span<const int32_t> ids) {
   if (ids.empty()) return absl::OutOfRangeError("the prompt is empty: there is no token to continue");
-  if (pending_) SINTER_RETURN_IF_ERROR(Advance(/*use_cache=*/true));
+  if (pending_) SINTER_RETURN_IF_ERROR(Advance());
   SINTER_RETURN_IF_ERROR(workspace_.Prefill(sequence_, ids, absl::MakeSpan(logits_)));
   sampler_.Accept(ids);
-  text_.insert(text_.end(), ids.begin(), ids.end());
+  last_ = ids.back();
   return absl::OkStatus();
 }
 
-absl::Status Generator::Advance(bool use_cache) {
-  const absl::Span<const int32_t> text = text_;
-  if (use_cache) {
-    constexpr int32_t kRow = 0;
-    SINTER_RETURN_IF_ERROR(
-        workspace_.Step(sequence_, text.last(1), absl::MakeConstSpan(&kRow, 1), absl::MakeSpan(logits_)));
-  } else {
-    const int64_t begin = sequence_.position() - static_cast<int64_t>(text.size() - 1);  // of text_ in the sequence
-    SINTER_RETURN_IF_ERROR(sequence_.Truncate(begin));
-    SINTER_RETURN_IF_ERROR(workspace_.Prefill(sequence_, text, absl::MakeSpan(logits_)));
-  }
+absl::Status Generator::Advance() {
+  constexpr int32_t kRow = 0;
+  SINTER_RETURN_IF_ERROR(workspace_.Step(sequence_, absl::MakeConstSpan(&last_, 1), absl::MakeConstSpan(&kRow, 1),
+                                         absl::MakeSpan(logits_)));
   pending_ = false;
   return absl::OkStatus();
 }
 
 absl::StatusOr<StopReason> Generator::Generate(const GenerateOptions& options, Emit emit, void* context) {
-  if (text_.empty()) return absl::OutOfRangeError("there is no prompt to continue");
-  const int64_t room = std::max<int64_t>(0, sequence_.capacity() - sequence_.position()) + 1;
-  text_.reserve(text_.size() + static_cast<size_t>(std::clamp<int64_t>(options.max_tokens, 0, room)));
+  if (last_ < 0) return absl::OutOfRangeError("there is no prompt to continue");
   absl::StatusOr<StopReason> reason = Loop(options, emit, context);
   if (reason.ok() && *reason != StopReason::kCaller && stream_ != nullptr) {
     const absl::string_view rest = stream_->Finish();
@@ -55,12 +44,12 @@ absl::StatusOr<StopReason> Generator::Loop(const GenerateOptions& options, Emit 
   for (int64_t i = 0; i < options.max_tokens; ++i) {
     if (pending_) {
       if (sequence_.position() >= sequence_.capacity()) return StopReason::kContextFull;
-      SINTER_RETURN_IF_ERROR(Advance(options.use_cache));
+      SINTER_RETURN_IF_ERROR(Advance());
     }
     const int32_t id = sampler_.Sample(logits_);
     if (!options.ignore_end && tokenizer_ != nullptr && tokenizer_->IsEnd(id)) return StopReason::kEndToken;
     sampler_.Accept(id);
-    text_.push_back(id);
+    last_ = id;
     pending_ = true;
     if (!emit(context, id, stream_ == nullptr ? "" : stream_->Append(id))) return StopReason::kCaller;
   }

@@ -21,7 +21,6 @@ namespace sinter {
 struct GenerateOptions {
   int64_t max_tokens = 128;
   bool ignore_end = false;  // end tokens are tokens like any other
-  bool use_cache = true;    // false: the whole text is run again for each token, as a check of the cache
 };
 
 enum class StopReason { kLength, kEndToken, kContextFull, kCaller };
@@ -43,7 +42,7 @@ class Generator {
 
  private:
   absl::StatusOr<StopReason> Loop(const GenerateOptions& options, Emit emit, void* context);
-  absl::Status Advance(bool use_cache);
+  absl::Status Advance();
 
   Workspace& workspace_;
   Sequence& sequence_;
@@ -51,8 +50,8 @@ class Generator {
   const Tokenizer* const tokenizer_;
   TokenStream* const stream_;
   std::vector<float> logits_;  // of the last position of the sequence
-  std::vector<int32_t> text_;  // all ids of the sequence since this generator was made
-  bool pending_ = false;       // the last id of text_ is not in the sequence yet
+  int32_t last_ = -1;          // the last id of the text; -1: there is no prompt yet
+  bool pending_ = false;       // it is not in the sequence yet
 };
 
 }  // namespace sinter

@@ -103,6 +103,10 @@ class CompiledModule {
   absl::string_view target() const { return target_; }
   const std::string& path() const { return file_.path(); }
   uint64_t file_bytes() const { return file_.bytes().size(); }
+  // Writes /tmp/perf-PID.map, from which `perf report` knows kernels by name. perf asks that file only about code that
+  // lies in no file, so the code's pages become a copy of themselves in anonymous memory: call it before any Run.
+  // Format: https://github.com/torvalds/linux/blob/master/tools/perf/Documentation/jit-interface.txt
+  absl::Status WritePerfMap() const;
   // Reads all of the weights and compares their checksum.
   absl::Status VerifyWeights() const;
   // The tokenizer's data as the file holds it; kUnimplemented when it holds none.
@@ -114,6 +118,8 @@ class CompiledModule {
   MappedFile file_;
   const fbs::Metadata* metadata_ = nullptr;
   const uint8_t* weights_ = nullptr;
+  const uint8_t* code_ = nullptr;  // of the chosen image; null when opened for inspection
+  const fbs::Image* image_ = nullptr;
   std::vector<LoadedDim> dims_;
   std::vector<LoadedBound> bounds_;
   std::vector<LoadedEntry> entries_;

@@ -124,6 +124,8 @@ class ModuleLoader {
     const uint8_t* code = image == nullptr ? nullptr : At(header_.code.offset + image->offset());
     for (const fbs::Entry* entry : *metadata_->entries()) module->entries_.push_back(Unpack(*entry, code, image));
     if (image != nullptr) {
+      module->code_ = code;
+      module->image_ = image;
       module->target_ = std::string(ViewOf(image->target()));
       module->scratch_bytes_ = image->scratch_bytes();
     }

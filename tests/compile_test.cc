@@ -317,7 +317,7 @@ TEST(LinkImage, LaysKernelsOutTheSameWayEveryTime) {
     VectorBuilder b(emitted, target, name, dims);
     b.Store(DType::kF32, b.Operand(0, false), b.Splat(objects.size() + 0.125));
     b.Finish();
-    auto object = CompileToObject(emitted, target);
+    auto object = CompileToObject(emitted, target, Effort::kFull);
     ASSERT_TRUE(object.ok()) << object.status();
     objects.push_back({*std::move(object), {name}});
   }

@@ -431,19 +431,16 @@ struct Loop {
 };
 
 TEST(Generator, LengthAndContinuation) {
-  for (bool use_cache : {true, false}) {
-    Loop loop(nullptr);
-    Collected got;
-    ASSERT_TRUE(loop.generator->Prefill({1, 2}).ok());
-    absl::StatusOr<StopReason> reason =
-        loop.generator->Generate({.max_tokens = 30, .use_cache = use_cache}, Collected::Emit, &got);
-    ASSERT_TRUE(reason.ok()) << reason.status();
-    EXPECT_EQ(*reason, StopReason::kLength);
-    EXPECT_EQ(got.ids, Greedy({1, 2}, 30));
-    EXPECT_EQ(loop.sequence->position(), 31);  // nobody wanted the logits of the last token
-    reason = loop.generator->Generate({.max_tokens = 5, .use_cache = use_cache}, Collected::Emit, &got);
-    EXPECT_EQ(got.ids, Greedy({1, 2}, 35));
-  }
+  Loop loop(nullptr);
+  Collected got;
+  ASSERT_TRUE(loop.generator->Prefill({1, 2}).ok());
+  absl::StatusOr<StopReason> reason = loop.generator->Generate({.max_tokens = 30}, Collected::Emit, &got);
+  ASSERT_TRUE(reason.ok()) << reason.status();
+  EXPECT_EQ(*reason, StopReason::kLength);
+  EXPECT_EQ(got.ids, Greedy({1, 2}, 30));
+  EXPECT_EQ(loop.sequence->position(), 31);  // nobody wanted the logits of the last token
+  reason = loop.generator->Generate({.max_tokens = 5}, Collected::Emit, &got);
+  EXPECT_EQ(got.ids, Greedy({1, 2}, 35));
 }
 
 TEST(Generator, TextEndTokenCallerAndContext) {

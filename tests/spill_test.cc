@@ -62,7 +62,7 @@ TEST_P(SpillTest, NoKernelSpillsVectors) {
     Emitted emitted;
     const absl::Status status = EmitKernel(kernel, target, model->module->dims, emitted);
     ASSERT_TRUE(status.ok()) << status;
-    const auto assembly = CompileToAssembly(emitted, target);
+    const auto assembly = CompileToAssembly(emitted, target, EffortFor(kernel));
     ASSERT_TRUE(assembly.ok()) << assembly.status();
     vectorized += absl::StrContains(*assembly, "%ymm") || absl::StrContains(*assembly, "%zmm");
     const std::vector<std::string> spills = VectorSpills(*assembly);
@@ -119,7 +119,7 @@ TEST(VectorSpills, AreFound) {
         b.Store(DType::kF32, b.Offset(y, DType::kF32, b.Const(static_cast<int64_t>(i) * b.lanes())), sums[i]);
       }
       b.Finish();
-      const auto assembly = CompileToAssembly(emitted, target);
+      const auto assembly = CompileToAssembly(emitted, target, Effort::kFull);
       ASSERT_TRUE(assembly.ok()) << assembly.status();
       EXPECT_EQ(VectorSpills(*assembly).empty(), held < target.registers) << name << " holding " << held;
     }

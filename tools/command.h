@@ -1,10 +1,9 @@
 // The verbs: each file cmd_VERB.cc adds its verb to the program and says what it does when that verb is called.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
-
-#include <CLI/CLI.hpp>
 
 #include "absl/status/status.h"
 

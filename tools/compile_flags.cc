@@ -3,10 +3,13 @@
 #include <cstdio>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "base/status.h"
 #include "ir/text.h"
+#include "passes/plan_check.h"
 #include "runtime/cpu.h"
 #include "tools/console.h"
 
@@ -15,49 +18,115 @@ namespace sinter {
 std::string CompileFlags::PipelineText() const { return passes ? *passes : absl::StrCat("O", opt_level); }
 
 std::string CompileFlags::Canonical() const {
-  std::string text = absl::StrCat("--passes=", PipelineText(), " --ctx=", context, " --chunk=", chunk, " --precision=", precision);
+  std::string text =
+      absl::StrCat("--passes=", PipelineText(), " --ctx=", context, " --chunk=", chunk, " --precision=", precision);
   if (!kv.empty()) absl::StrAppend(&text, " --kv=", kv);
   if (!disable.empty()) absl::StrAppend(&text, " --disable=", absl::StrJoin(disable, ","));
   return text;
 }
 
-void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
-  app.add_option("--target", flags.target, "CPUs to make code for: native, or names separated by commas (avx2, avx512, ...)")
-      ->type_name("LIST")->capture_default_str();
-  app.add_option("--ctx", flags.context, "Positions of the KV cache (default: the smaller of the trained context and 4096)")
-      ->type_name("N")->check(CLI::PositiveNumber);
-  app.add_option("--chunk", flags.chunk, "Tokens that one step takes at most")->type_name("N")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--kv", flags.kv, "Element type of the KV cache (default: f32 for F32 weights, else f16)")
-      ->check(CLI::IsMember({"f32", "f16", "q8_0"}));
-  app.add_option("--precision", flags.precision, "fast lets kernels round activations to the weights' precision; exact is f32 throughout")
-      ->check(CLI::IsMember({"fast", "exact"}))->capture_default_str();
-  app.add_option("-O", flags.opt_level, "Optimization: -O0 runs the plain graph, -O1, -O2")
-      ->type_name("LEVEL")->check(CLI::Range(0, 2))->capture_default_str();
-  app.add_option("--passes", flags.passes, "The pipeline as text, in place of -O: passes separated by commas (see opt --list-passes)")->type_name("LIST");
-  app.add_option("--disable", flags.disable, "Passes to leave out: PASS, or PASS:n for its n-th occurrence")->type_name("LIST")->delimiter(',');
+CLI::Option* AddText(CLI::App& app, const std::string& names, std::optional<std::string>& value,
+                     const std::string& help) {
+  // Not the optional itself: CLI11 reads an empty text into no value.
+  return app.add_option_function<std::string>(
+      names, [&value](const std::string& text) { value = text; }, help);
+}
+
+CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::string>& values,
+                     const std::string& help) {
+  return app.add_option(names, values, help)->delimiter(',')->allow_extra_args(false);
+}
+
+CLI::Validator AtLeast(int64_t min) {
+  return CLI::Validator(
+      [min](const std::string& text) {
+        int64_t value;
+        if (absl::SimpleAtoi(text, &value) && value >= min) return std::string();
+        return absl::StrCat("found \"", text, "\", expected an integer from ", min, " on");
+      },
+      "");
+}
+
+void AddPassFlags(CLI::App& app, CompileFlags& flags) {
+  app.add_option("--target", flags.target,
+                 "CPUs to make code for: native, or names separated by commas (avx2, avx512, ...)")
+      ->type_name("LIST")
+      ->capture_default_str();
+  AddText(app, "--passes", flags.passes,
+          "The pipeline as text: passes and named pipelines separated by commas; empty runs none (see opt "
+          "--list-passes)")
+      ->type_name("LIST");
+  AddList(app, "--disable", flags.disable, "Passes to leave out: PASS, or PASS:n for its n-th occurrence")
+      ->type_name("LIST");
   app.add_option("--stop-after", flags.stop_after, "Stop after PASS, or PASS:n")->type_name("PASS");
-  app.add_option("--print-after", flags.print_after, "Print the module after each pass that changed it (changed), after each (all), or after PASS")
+  app.add_option("--print-after", flags.print_after,
+                 "Print the module to stderr after each pass that changed it (changed), after each (all), or after "
+                 "PASS")
       ->type_name("WHICH");
-  app.add_option("--dump-dir", flags.dump_dir, "Write 000.import.sir, and NNN.PASS.sir for each pass that changed something")->type_name("DIR");
+  app.add_option("--dump-dir", flags.dump_dir,
+                 "Write 000.import.sir, and NNN.PASS.sir for each pass that changed something")
+      ->type_name("DIR");
   app.add_flag("--check-each", flags.check_each, "Run the reference evaluator before and after each pass and compare");
-  app.add_flag("--stats", flags.stats, "Say what each pass changed");
-  app.add_flag("--time", flags.time, "Say how long each pass took");
+  app.add_option("--explain", flags.explain, "Say where the best partial match of a rewrite rule stopped")
+      ->type_name("RULE");
+  app.add_flag("--stats", flags.stats, "Say on stderr what each pass changed");
+  app.add_flag("--time", flags.time, "Say on stderr how long each pass took");
+}
+
+void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
+  app.add_option("-O", flags.opt_level, "Optimization: -O0 runs the plain graph, -O1, -O2; --passes replaces it")
+      ->type_name("LEVEL")
+      ->check(CLI::Range(0, 2))
+      ->capture_default_str();
+  app.add_option("--ctx", flags.context,
+                 "Positions of the KV cache (default: the smaller of the trained context and 4096)")
+      ->type_name("N")
+      ->check(AtLeast(1));
+  app.add_option("--chunk", flags.chunk, "Tokens that one step takes at most")
+      ->type_name("N")
+      ->check(AtLeast(1))
+      ->capture_default_str();
+  app.add_option("--kv", flags.kv, "Element type of the KV cache (default: f32 for F32 weights, else f16)")
+      ->type_name("TYPE")
+      ->check(CLI::IsMember({"f32", "f16", "q8_0"}));
+  app.add_option("--precision", flags.precision,
+                 "fast lets kernels round activations to the weights' precision; exact is f32 throughout")
+      ->type_name("MODE")
+      ->check(CLI::IsMember({"fast", "exact"}))
+      ->capture_default_str();
+  AddPassFlags(app, flags);
 }
 
 bool IsCompiled(const std::string& path) { return absl::EndsWith(path, ".sinter"); }
+bool IsText(const std::string& path) { return absl::EndsWith(path, ".sir") || path == "-"; }
+
+absl::StatusOr<Source> OpenText(const std::string& path) {
+  Source source;
+  source.path = path == "-" ? "/dev/stdin" : path;
+  SINTER_ASSIGN_OR_RETURN(const std::string text, ReadFile(source.path));
+  SINTER_ASSIGN_OR_RETURN(source.module, Parse(text, source.path));
+  source.user_plan = source.module->stage == Stage::kPlanned;
+  return source;
+}
 
 absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& flags, const std::string& weights_path) {
-  Source source;
-  source.path = path;
-  if (absl::EndsWith(path, ".sir")) {
-    SINTER_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-    SINTER_ASSIGN_OR_RETURN(source.module, Parse(text, path));
-    const std::string weights = !weights_path.empty() ? weights_path : source.module->weights ? source.module->weights->path : "";
+  if (IsText(path)) {
+    SINTER_ASSIGN_OR_RETURN(Source source, OpenText(path));
+    const std::string weights = !weights_path.empty()    ? weights_path
+                                : source.module->weights ? source.module->weights->path
+                                                         : "";
     if (!weights.empty()) {
       SINTER_ASSIGN_OR_RETURN(source.weights, OpenWeights(weights));
+      if (weights_path.empty() && source.weights->digest() != source.module->weights->sha256) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(weights, ": not the weights that ", path, " names: its digest is ", source.weights->digest(),
+                         ", expected ", source.module->weights->sha256, "; give them with --weights=MODEL"));
+      }
     }
     return source;
   }
+  Source source;
+  source.path = path;
   ImportOptions options;
   options.context = flags.context;
   options.chunk = flags.chunk;
@@ -68,25 +137,79 @@ absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& f
   return source;
 }
 
-absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags) {
-  SINTER_ASSIGN_OR_RETURN(auto passes, ParsePipeline(flags.PipelineText(), source.module->stage));
+absl::StatusOr<std::vector<const PassInfo*>> PassesFrom(const CompileFlags& flags, Stage from) {
+  if (flags.passes || from == Stage::kGraph) return ParsePipeline(flags.PipelineText(), from);
+  SINTER_ASSIGN_OR_RETURN(std::vector<const PassInfo*> passes, ParsePipeline(flags.PipelineText(), Stage::kGraph));
+  while (!passes.empty() && passes.front()->from != from) passes.erase(passes.begin());
+  return passes;
+}
+
+absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags,
+                                                  absl::Span<const PassInfo* const> passes) {
+  if (!flags.explain.empty()) {
+    return absl::OutOfRangeError(absl::StrCat("--explain: there is no rule \"", flags.explain,
+                                              "\"; this version has no rewrite rules, all its passes are functions"));
+  }
   PassContext context;
   SINTER_ASSIGN_OR_RETURN(context.targets, ParseTargets(flags.target));
   PipelineOptions options;
-  options.disable = flags.disable;
+  for (const std::string& pass : flags.disable) {
+    if (!pass.empty()) options.disable.push_back(pass);
+  }
   options.stop_after = flags.stop_after;
   options.print_after = flags.print_after;
   options.dump_dir = flags.dump_dir;
   options.check_each = flags.check_each;
   if (source.weights != nullptr) options.weights = MakeWeightReader(*source.weights);
+  options.command = absl::StrCat("sinter opt --target=", flags.target);
   options.out = [](absl::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };
+  ProgressLine progress;
+  int64_t done = 0;
+  options.progress = [&](absl::string_view pass) {
+    progress.Update(pass, ++done, static_cast<int64_t>(passes.size()));
+  };
   SINTER_ASSIGN_OR_RETURN(std::vector<PassRecord> records, RunPipeline(*source.module, passes, context, options));
   if (flags.stats || flags.time) std::fputs(FormatRecords(records, flags.time, flags.stats).c_str(), stderr);
   return records;
 }
 
+absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags) {
+  SINTER_ASSIGN_OR_RETURN(const std::vector<const PassInfo*> passes, PassesFrom(flags, source.module->stage));
+  return RunPasses(source, flags, passes);
+}
+
+namespace {
+
+// A plan is code's one protection against the next value's bytes, and text may state any.
+absl::Status CheckPlanned(const Source& source, const CompileFlags& flags) {
+  if (source.module->stage != Stage::kPlanned) {
+    return absl::OutOfRangeError(absl::StrCat("the passes leave the module at stage ", StageName(source.module->stage),
+                                              "; code needs stage planned: end them with select-kernels,plan-barriers,"
+                                              "plan-buffers, or leave out --passes and --stop-after"));
+  }
+  const absl::Status status = CheckPlan(*source.module);
+  const bool chosen = source.user_plan || flags.passes.has_value() || !flags.disable.empty();
+  if (status.ok() || !chosen) return status;
+  return absl::InvalidArgumentError(absl::StrCat(source.path, ": ", status.message()));
+}
+
+// Adds to an internal error what reproduces it.
+absl::Status Reproducible(const Source& source, const CompileFlags& flags, const absl::Status& status) {
+  if (status.code() != absl::StatusCode::kInternal) return status;
+  constexpr char kPath[] = "repro.sir";
+  const std::string text =
+      absl::StrCat("// RUN: sinter compile --target=", flags.target, " -o repro.sinter ", kPath, "\n// ",
+                   absl::StrReplaceAll(status.message(), {{"\n", "\n// "}}), "\n", Print(*source.module));
+  const absl::Status written = WriteFile(kPath, text);
+  return absl::InternalError(
+      absl::StrCat(status.message(), "\n", written.ok() ? absl::StrCat(kPath, " reproduces it") : written.message()));
+}
+
+}  // namespace
+
 absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlags& flags, const std::string& command,
                                          const std::string& output) {
+  SINTER_RETURN_IF_ERROR(CheckPlanned(source, flags));
   ModuleInfo info;
   info.command = command;
   info.source = source.path;
@@ -114,21 +237,36 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
     options.weight_done = [&weights](const std::string& name) { weights.Done(name); };
   }
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(output));
-  return Compile(*source.module, info, options, std::move(file));
+  absl::StatusOr<OutputFile> compiled = Compile(*source.module, info, options, std::move(file));
+  if (!compiled.ok()) return Reproducible(source, flags, compiled.status());
+  return compiled;
+}
+
+absl::StatusOr<std::shared_ptr<const CompiledModule>> CompileInMemory(Source& source, const CompileFlags& flags,
+                                                                      const std::string& command) {
+  SINTER_RETURN_IF_ERROR(RunPasses(source, flags).status());
+  SINTER_ASSIGN_OR_RETURN(OutputFile file, CompileSource(source, flags, command, ""));
+  SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.descriptor(), source.path));
+  return CompiledModule::FromFile(std::move(mapped));
 }
 
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::string& path, const CompileFlags& flags,
-                                                                     const std::string& weights_path) {
-  if (IsCompiled(path)) return CompiledModule::Open(path, flags.target == "native" ? "" : flags.target);
-  SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(path, flags, weights_path));
-  if (source.model && flags.context == 0 && source.model->context < source.model->config.trained_context) {
-    Note(absl::StrCat("context ", source.model->context, " of the trained ", source.model->config.trained_context,
-                      "; --ctx=N changes it"));
+                                                                     const std::string& command) {
+  if (IsCompiled(path)) {
+    if (flags.Canonical() != CompileFlags().Canonical()) {
+      Note(absl::StrCat(path, " is compiled already: flags that shape code have no effect on it"));
+    }
+    return CompiledModule::Open(path, flags.target == "native" ? "" : flags.target);
   }
-  SINTER_RETURN_IF_ERROR(RunPasses(source, flags).status());
-  SINTER_ASSIGN_OR_RETURN(OutputFile file, CompileSource(source, flags, absl::StrCat("sinter compile ", path, " ", flags.Canonical()), ""));
-  SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.descriptor(), path));
-  return CompiledModule::FromFile(std::move(mapped));
+  SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(path, flags));
+  NoteContext(source, flags);
+  return CompileInMemory(source, flags, command);
+}
+
+void NoteContext(const Source& source, const CompileFlags& flags) {
+  if (!source.model || flags.context != 0 || source.model->context >= source.model->config.trained_context) return;
+  Note(absl::StrCat("context ", source.model->context, " of the trained ", source.model->config.trained_context,
+                    "; --ctx=N changes it"));
 }
 
 }  // namespace sinter

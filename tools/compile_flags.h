@@ -1,13 +1,12 @@
-// The flags that shape a compilation, and the way from a model to a compiled module: open, passes, code. Shared by compile, run, exec and
-// bench, so that all of them take the same flags and mean the same by them.
+// The flags that shape a compilation, and the way from a model to a compiled module: open, passes, code. Shared by
+// compile, run, exec and bench, so that all of them take the same flags and mean the same by them.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "absl/status/statusor.h"
 #include "backend/compile.h"
@@ -20,13 +19,13 @@ namespace sinter {
 struct CompileFlags {
   std::string target = "native";
   int64_t context = 0;  // 0: the smaller of the trained context and 4096
-  int64_t chunk = 512;
-  std::string kv;       // "": f32 for F32 weights, else f16
+  int64_t chunk = kDefaultChunk;
+  std::string kv;  // "": f32 for F32 weights, else f16
   std::string precision = "fast";
   int opt_level = 2;
   std::optional<std::string> passes;
   std::vector<std::string> disable;
-  std::string print_after, dump_dir, stop_after;
+  std::string print_after, dump_dir, stop_after, explain;
   bool check_each = false, stats = false, time = false;
   bool no_cache = false;
 
@@ -35,7 +34,19 @@ struct CompileFlags {
   std::string PipelineText() const;
 };
 
-// Adds the flags to a verb.
+// A flag whose empty value differs from its absence.
+CLI::Option* AddText(CLI::App& app, const std::string& names, std::optional<std::string>& value,
+                     const std::string& help);
+// A flag that may be given again and takes values separated by commas.
+CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::string>& values,
+                     const std::string& help);
+
+// Refuses what is no integer from `min` on.
+CLI::Validator AtLeast(int64_t min);
+
+// --target, --passes and the instruments.
+void AddPassFlags(CLI::App& app, CompileFlags& flags);
+// All flags of compile but -o and --emit.
 void AddCompileFlags(CLI::App& app, CompileFlags& flags);
 
 // A module on its way to code: from a model file, a preset or IR text.
@@ -44,22 +55,42 @@ struct Source {
   std::unique_ptr<Module> module;
   std::unique_ptr<WeightSource> weights;  // null when the module has none
   std::optional<Model> model;             // absent for IR text; its module and weights have moved here
+  bool user_plan = false;                 // the plan is that of a text, not of a pass
 };
 
-// MODEL.gguf, preset:NAME or FILE.sir. `weights_path` replaces the weight file that IR text names; "" keeps it.
-absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& flags, const std::string& weights_path = "");
+// FILE.sir, or - for stdin, without its weights.
+absl::StatusOr<Source> OpenText(const std::string& path);
+// MODEL.gguf, preset:NAME, FILE.sir or - (text on stdin). `weights_path` replaces the weight file that IR text names;
+// "" keeps it.
+absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& flags,
+                                  const std::string& weights_path = "");
 
-// Runs the pipeline of the flags; instruments print to stderr.
+// The pipeline of the flags for a module at stage `from`: --passes exactly as given; of -O, what is still to come
+// there.
+absl::StatusOr<std::vector<const PassInfo*>> PassesFrom(const CompileFlags& flags, Stage from);
+
+// Runs passes with the instruments of the flags, which print to stderr.
+absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags,
+                                                  absl::Span<const PassInfo* const> passes);
+// The pipeline of the flags.
 absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags);
 
-// Compiles a planned source into a file; "" makes it in memory.
+// Compiles a planned source into a file; "" makes it in memory. An internal error leaves repro.sir.
 absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlags& flags, const std::string& command,
                                          const std::string& output);
 
-// A compiled module as it is, anything else compiled in memory. Says on stderr what it chose (context, threads of compilation).
+// A source compiled in memory and opened.
+absl::StatusOr<std::shared_ptr<const CompiledModule>> CompileInMemory(Source& source, const CompileFlags& flags,
+                                                                      const std::string& command);
+
+// A compiled module as it is, anything else compiled in memory. Says on stderr what it chose.
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::string& path, const CompileFlags& flags,
-                                                                     const std::string& weights_path = "");
+                                                                     const std::string& command);
+
+// Says on stderr, once, when the model was trained for a longer context than was chosen for it.
+void NoteContext(const Source& source, const CompileFlags& flags);
 
 bool IsCompiled(const std::string& path);
+bool IsText(const std::string& path);
 
 }  // namespace sinter

@@ -2,11 +2,33 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/file.h"
 
 namespace sinter {
 
-void Note(absl::string_view text) { std::fprintf(stderr, "sinter: %.*s\n", static_cast<int>(text.size()), text.data()); }
+void Note(absl::string_view text) {
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  std::fprintf(stderr, "%ssinter: %.*s\n", terminal ? "\r\x1b[K" : "", static_cast<int>(text.size()), text.data());
+}
+
+absl::Status FlushStdout() {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("cannot write to stdout", errno != 0 ? absl::StrCat(": ", std::strerror(errno)) : ""));
+}
+
+absl::Status WriteResult(const std::string& path, absl::string_view text) {
+  if (!path.empty()) return WriteFile(path, text);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  return FlushStdout();
+}
 
 int ExitCode(const absl::Status& status) {
   static constexpr std::pair<absl::StatusCode, int> kCodes[] = {
@@ -25,6 +47,14 @@ int ExitCode(const absl::Status& status) {
   return 70;
 }
 
+std::string HumanBytes(double bytes) {
+  const char* const units[] = {"kB", "MB", "GB"};
+  if (bytes < 1000) return absl::StrFormat("%.0f B", bytes);
+  size_t unit = 0;
+  for (bytes /= 1000; bytes >= 1000 && unit < 2; ++unit) bytes /= 1000;
+  return absl::StrFormat("%.1f %s", bytes, units[unit]);
+}
+
 ProgressLine::~ProgressLine() {
   if (visible_) std::fputs("\r\x1b[K", stderr);
 }
@@ -35,8 +65,8 @@ void ProgressLine::Update(absl::string_view what, int64_t done, int64_t total) {
   if (now - started_ < milliseconds(500) || now - shown_ < milliseconds(100) || isatty(STDERR_FILENO) == 0) return;
   shown_ = now;
   visible_ = true;
-  std::fprintf(stderr, "\r\x1b[K%.*s %lld of %lld", static_cast<int>(what.size()), what.data(), static_cast<long long>(done),
-               static_cast<long long>(total));
+  std::fprintf(stderr, "\r\x1b[K%.*s %lld of %lld", static_cast<int>(what.size()), what.data(),
+               static_cast<long long>(done), static_cast<long long>(total));
 }
 
 }  // namespace sinter

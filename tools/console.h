@@ -1,4 +1,4 @@
-// What the command line says to people: notes and progress on stderr, and exit codes.
+// What the command line says to people: results on stdout, notes and progress on stderr, and exit codes.
 #pragma once
 
 #include <chrono>
@@ -13,8 +13,16 @@ namespace sinter {
 // One line on stderr, after any progress line.
 void Note(absl::string_view text);
 
+// Writes a result to the file, whole or not at all, or to stdout when `path` is "".
+absl::Status WriteResult(const std::string& path, absl::string_view text);
+// Whether all that was written to stdout has arrived; kResourceExhausted when the disk is full or the reader is gone.
+absl::Status FlushStdout();
+
 // The exit code of a status; the table stands in base/status.h.
 int ExitCode(const absl::Status& status);
+
+// "1234 B", "56.7 kB", "8.9 MB": decimal units, as disks and files are sold.
+std::string HumanBytes(double bytes);
 
 // A line that is rewritten in place while something long runs; nothing when stderr is no terminal or the work is short.
 class ProgressLine {

@@ -1,31 +1,104 @@
 // The `sinter` command line: one verb a file (cmd_VERB.cc).
+#include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "tools/command.h"
 #include "tools/console.h"
 
-int main(int argc, char** argv) {
-  CLI::App program("Sinter compiles transformers for this CPU.");
-  program.name("sinter");
-  program.require_subcommand(1);
-  program.set_version_flag("--version", SINTER_VERSION);
-  program.footer("Exit codes: 0 ok, 1 comparison failed, 2 usage, 3 unsupported model or op, 4 malformed input,\n"
-                 "5 module does not fit this CPU or version, 6 out of resources, 70 internal error.");
-  sinter::Action action;
-  action.command_line = absl::StrJoin(argv, argv + argc, " ");
-  sinter::AddRun(program, action);
-  try {
-    program.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return program.exit(error) == 0 ? 0 : 2;
+namespace sinter {
+namespace {
+
+// A flag with an empty value, `--passes=`, becomes two arguments: CLI11 would take the next argument for the value.
+// Arguments in reverse, as CLI11 wants them.
+std::vector<std::string> Arguments(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  bool only_positionals = false;
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    only_positionals |= argument == "--";
+    if (!only_positionals && argument.size() > 3 && argument.substr(0, 2) == "--" &&
+        argument.find('=') == argument.size() - 1) {
+      argument.pop_back();
+      arguments.push_back(argument);
+      argument.clear();
+    }
+    arguments.push_back(argument);
   }
-  const absl::Status status = action.run();
-  if (!status.ok()) std::fprintf(stderr, "sinter: error: %s\n", std::string(status.message()).c_str());
-  return sinter::ExitCode(status);
+  return {arguments.rbegin(), arguments.rend()};
+}
+
+// The command line as a shell would read it again.
+std::string Quoted(int argc, char** argv) {
+  std::string line = "sinter";
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const bool plain = !argument.empty() && argument.find_first_of(" \t\n\"'\\$`*?;&|<>(){}[]#~!") == std::string::npos;
+    if (plain) {
+      absl::StrAppend(&line, " ", argument);
+      continue;
+    }
+    line += " '";
+    for (char c : argument) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += "'";
+  }
+  return line;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App program("Sinter compiles transformers for this CPU and runs them.");
+  program.name("sinter");
+  program.require_subcommand(0, 1);
+  program.set_version_flag("--version", absl::StrCat("sinter ", SINTER_VERSION));
+  program.footer(
+      "MODEL is a .gguf file, a compiled .sinter, or preset:NAME. `sinter VERB --help` describes a verb.\n"
+      "Results go to stdout, everything else to stderr.\n"
+      "Exit codes: 0 ok, 1 comparison failed, 2 usage, 3 unsupported model or op, 4 malformed input,\n"
+      "5 module does not fit this CPU or version, 6 out of resources, 70 internal error.");
+  Action action;
+  action.command_line = Quoted(argc, argv);
+  AddCompile(program, action);
+  AddRun(program, action);
+  AddBench(program, action);
+  AddInspect(program, action);
+  AddTokenize(program, action);
+  AddOpt(program, action);
+  AddExec(program, action);
+  absl::Status status;
+  try {
+    program.parse(Arguments(argc, argv));
+    if (action.run) {
+      status = action.run();
+    } else {
+      status = WriteResult("", program.help());
+    }
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) {
+      const std::vector<CLI::App*> verbs = program.get_subcommands();
+      std::fprintf(stderr, "sinter: error: %s\nsinter%s --help says what there is\n", error.what(),
+                   verbs.empty() ? "" : absl::StrCat(" ", verbs[0]->get_name()).c_str());
+      return 2;
+    }
+    program.exit(error);  // prints the help or the version that was asked for
+  }
+  if (status.ok()) status = FlushStdout();
+  if (!status.ok()) {
+    const absl::string_view message = status.message();
+    Note(absl::StrCat(ExitCode(status) == 70 ? "internal error: " : "error: ", message));
+  }
+  return ExitCode(status);
+}
+
+}  // namespace
+}  // namespace sinter
+
+int main(int argc, char** argv) {
+  // A reader that is gone and a file that may not grow are errors of the write, and reported.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  return sinter::Main(argc, argv);
 }

@@ -30,13 +30,17 @@ absl::string_view ValueOf(absl::string_view header, absl::string_view key) {
   return rest;
 }
 
-absl::Status WriteArray(const std::string& path, absl::string_view kind, const std::vector<int64_t>& dims, absl::Span<const uint8_t> data) {
-  std::string header = absl::StrCat("{'descr': '", kind, "', 'fortran_order': False, 'shape': (", absl::StrJoin(dims, ", "),
-                                    dims.size() == 1 ? ",), }" : "), }");
-  header.resize(static_cast<size_t>(AlignUp(static_cast<int64_t>(kMagic.size() + 2 + header.size() + 1), 64)) - kMagic.size() - 2, ' ');
+absl::Status WriteArray(const std::string& path, absl::string_view kind, const std::vector<int64_t>& dims,
+                        absl::Span<const uint8_t> data) {
+  std::string header = absl::StrCat("{'descr': '", kind, "', 'fortran_order': False, 'shape': (",
+                                    absl::StrJoin(dims, ", "), dims.size() == 1 ? ",), }" : "), }");
+  header.resize(
+      static_cast<size_t>(AlignUp(static_cast<int64_t>(kMagic.size() + 2 + header.size() + 1), 64)) - kMagic.size() - 2,
+      ' ');
   header.back() = '\n';
   const uint16_t size = static_cast<uint16_t>(header.size());
-  std::string head = absl::StrCat(kMagic, std::string{static_cast<char>(size & 255), static_cast<char>(size >> 8)}, header);
+  std::string head =
+      absl::StrCat(kMagic, std::string{static_cast<char>(size & 255), static_cast<char>(size >> 8)}, header);
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
   SINTER_RETURN_IF_ERROR(file.WriteAt(0, {reinterpret_cast<const uint8_t*>(head.data()), head.size()}));
   SINTER_RETURN_IF_ERROR(file.WriteAt(head.size(), data));
@@ -64,7 +68,9 @@ absl::StatusOr<Tensor> ReadNpy(const std::string& path) {
       known = true;
     }
   }
-  if (!known) return bad(10, absl::StrCat("unsupported element type ", ValueOf(header, "descr").substr(0, 16), "; supported are f2 f4 f8 i1 u1 i4 i8 b1, little-endian"));
+  if (!known)
+    return bad(10, absl::StrCat("unsupported element type ", ValueOf(header, "descr").substr(0, 16),
+                                "; supported are f2 f4 f8 i1 u1 i4 i8 b1, little-endian"));
   if (!absl::StartsWith(ValueOf(header, "fortran_order"), "False")) return bad(10, "the array is not in C order");
   absl::string_view shape = ValueOf(header, "shape");
   const size_t end = shape.find(')');
@@ -77,8 +83,10 @@ absl::StatusOr<Tensor> ReadNpy(const std::string& path) {
     if (elems) elems = CheckedMul(*elems, dim);
   }
   const int64_t unit = Info(tensor.dtype).block_bytes;
-  if (!elems || *elems > static_cast<int64_t>(bytes.size()) || static_cast<size_t>(*elems * unit) != bytes.size() - 10 - length) {
-    return bad(10 + length, absl::StrCat("the shape does not agree with the ", bytes.size() - 10 - length, " bytes of data"));
+  if (!elems || *elems > static_cast<int64_t>(bytes.size()) ||
+      static_cast<size_t>(*elems * unit) != bytes.size() - 10 - length) {
+    return bad(10 + length,
+               absl::StrCat("the shape does not agree with the ", bytes.size() - 10 - length, " bytes of data"));
   }
   tensor.values.resize(static_cast<size_t>(*elems));
   Decode(tensor.dtype, file.bytes().data() + 10 + length, absl::MakeSpan(tensor.values));
@@ -96,7 +104,8 @@ absl::Status WriteNpy(const std::string& path, const Tensor& tensor) {
 }
 
 absl::Status WriteNpy(const std::string& path, absl::Span<const float> values, const std::vector<int64_t>& dims) {
-  return WriteArray(path, "<f4", dims, {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float)});
+  return WriteArray(path, "<f4", dims,
+                    {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float)});
 }
 
 }  // namespace sinter

@@ -13,7 +13,8 @@
 
 namespace sinter {
 
-// A C-order array of f4, f8, f2, i1, u1, i4, i8 or b1, little-endian, as a tensor. kInvalidArgument with the place for anything else.
+// A C-order array of f4, f8, f2, i1, u1, i4, i8 or b1, little-endian, as a tensor. kInvalidArgument with the place for
+// anything else.
 absl::StatusOr<Tensor> ReadNpy(const std::string& path);
 // In the tensor's own type (bf16 as float32).
 absl::Status WriteNpy(const std::string& path, const Tensor& tensor);

@@ -1,0 +1,398 @@
+// sinter bench: how fast a model takes a prompt (pp) and makes tokens (tg), and what each pass contributes (--ablate).
+//
+// Prompts are seeded random ids, and so are the ids that decoding is fed: nothing is sampled, and every run of a model
+// sees the same text. Each figure is the median over -r repetitions after one that warms up.
+#include <malloc.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "runtime/cpu.h"
+#include "runtime/workspace.h"
+#include "tools/command.h"
+#include "tools/compile_flags.h"
+#include "tools/console.h"
+
+namespace sinter {
+namespace {
+
+constexpr int64_t kDefaultPrompt = 256, kDefaultTokens = 32;
+
+struct BenchFlags {
+  std::vector<std::string> models, ablate;
+  std::vector<int64_t> prompts, tokens, threads;
+  int reps = 5;
+  bool perf_map = false;
+  std::string format = "md", command;
+  CompileFlags compile;
+};
+
+// One line of the report; the columns of every format, in this order.
+struct Row {
+  std::string model, test;
+  int64_t prompt, context;
+  int threads;
+  std::string target;
+  double tokens_per_s, stddev;
+  int reps;
+  std::string ablate;
+  double logits_err;
+  int64_t arena_bytes, kv_bytes_per_token;
+  double heap_bytes_per_token;
+  int64_t peak_rss_bytes;
+};
+
+using Json = nlohmann::ordered_json;
+
+Json ToJson(const Row& row) {
+  return {{"model", row.model},
+          {"test", row.test},
+          {"prompt", row.prompt},
+          {"context", row.context},
+          {"threads", row.threads},
+          {"target", row.target},
+          {"tokens_per_s", row.tokens_per_s},
+          {"stddev", row.stddev},
+          {"reps", row.reps},
+          {"ablate", row.ablate},
+          {"logits_err", row.logits_err},
+          {"arena_bytes", row.arena_bytes},
+          {"kv_bytes_per_token", row.kv_bytes_per_token},
+          {"heap_bytes_per_token", row.heap_bytes_per_token},
+          {"peak_rss_bytes", row.peak_rss_bytes}};
+}
+
+std::string CellText(const Json& cell) {
+  if (cell.is_string()) return cell.get<std::string>();
+  return cell.is_number_float() ? absl::StrFormat("%.4g", cell.get<double>()) : cell.dump();
+}
+
+// What comes before, between and after cells.
+void PrintTextRow(const Row& row, bool markdown, bool header) {
+  const Json json = ToJson(row);
+  std::string names, rule, cells;
+  for (const auto& [name, cell] : json.items()) {
+    const char* const between = markdown ? " | " : ",";
+    absl::StrAppend(&names, names.empty() ? (markdown ? "| " : "") : between, name);
+    absl::StrAppend(&rule, "|---");
+    std::string text = CellText(cell);
+    if (!markdown && text.find_first_of(",\"\n") != std::string::npos) text = Json(text).dump();
+    absl::StrAppend(&cells, cells.empty() ? (markdown ? "| " : "") : between, text);
+  }
+  const char* const end = markdown ? " |\n" : "\n";
+  if (header) std::fputs(absl::StrCat(names, end, markdown ? absl::StrCat(rule, "|\n") : "").c_str(), stdout);
+  std::fputs(absl::StrCat(cells, end).c_str(), stdout);
+  std::fflush(stdout);
+}
+
+int64_t HeapBytes() { return static_cast<int64_t>(mallinfo2().uordblks); }
+
+// Forgets the largest resident size so far, where the system lets a process do so.
+void ResetPeak() {
+  malloc_trim(0);
+  if (FILE* file = std::fopen("/proc/self/clear_refs", "w")) {
+    std::fputs("5", file);
+    std::fclose(file);
+  }
+}
+
+int64_t PeakBytes() {
+  const absl::StatusOr<std::string> status = ReadFile("/proc/self/status");
+  if (!status.ok()) return 0;
+  for (absl::string_view line : absl::StrSplit(*status, '\n')) {
+    const std::vector<absl::string_view> words = absl::StrSplit(line, absl::ByAnyChar("\t "), absl::SkipEmpty());
+    int64_t kilobytes;
+    if (words.size() > 1 && words[0] == "VmHWM:" && absl::SimpleAtoi(words[1], &kilobytes)) return kilobytes * 1024;
+  }
+  return 0;
+}
+
+struct Spread {
+  double median, stddev;
+};
+Spread SpreadOf(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  double mean = 0, square = 0;
+  for (double v : values) mean += v / static_cast<double>(n);
+  for (double v : values) square += (v - mean) * (v - mean);
+  return {n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2,
+          n > 1 ? std::sqrt(square / static_cast<double>(n - 1)) : 0};
+}
+
+double Seconds(std::chrono::steady_clock::time_point since) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
+}
+
+// One module on one number of threads.
+class Bench {
+ public:
+  static absl::StatusOr<Bench> Open(std::shared_ptr<const CompiledModule> module, int threads) {
+    Bench bench;
+    SINTER_ASSIGN_OR_RETURN(bench.workspace_, Workspace::Open(module, threads));
+    SINTER_ASSIGN_OR_RETURN(bench.sequence_, Sequence::Open(module));
+    if (bench.workspace_->vocabulary() == 0) {
+      return absl::UnimplementedError(absl::StrCat(module->path(), ": entry @main is no language model"));
+    }
+    std::mt19937 random(1);
+    const int64_t capacity = bench.sequence_->capacity();
+    for (int64_t i = 0; i < capacity; ++i) {
+      bench.ids_.push_back(static_cast<int32_t>(random() % static_cast<uint64_t>(bench.workspace_->vocabulary())));
+    }
+    bench.logits_.resize(static_cast<size_t>(bench.workspace_->vocabulary()));
+    return bench;
+  }
+
+  int64_t capacity() const { return sequence_->capacity(); }
+
+  int64_t KvBytesPerToken() const {
+    int64_t bytes = 0;
+    for (const LoadedEntry& entry : workspace_->module().entries()) {
+      if (entry.name != "main") continue;
+      for (const LoadedState& s : entry.states) bytes += s.bytes / s.dims[static_cast<size_t>(s.page_axis)];
+    }
+    return bytes;
+  }
+
+  // The prompt anew; then `tokens` steps of one token. `rows`, when given, gets the logits of the prompt's last
+  // position and of each step.
+  absl::Status Prompt(int64_t prompt, std::vector<float>* rows = nullptr) {
+    SINTER_RETURN_IF_ERROR(sequence_->Truncate(0));
+    if (prompt == 0) return absl::OkStatus();
+    SINTER_RETURN_IF_ERROR(workspace_->Prefill(*sequence_, absl::MakeConstSpan(ids_).first(static_cast<size_t>(prompt)),
+                                               absl::MakeSpan(logits_)));
+    if (rows != nullptr) rows->insert(rows->end(), logits_.begin(), logits_.end());
+    return absl::OkStatus();
+  }
+  absl::Status Decode(int64_t tokens, std::vector<float>* rows = nullptr) {
+    constexpr int32_t kRow = 0;
+    for (int64_t i = 0; i < tokens; ++i) {
+      const absl::Span<const int32_t> id(&ids_[static_cast<size_t>(sequence_->position())], 1);
+      SINTER_RETURN_IF_ERROR(workspace_->Step(*sequence_, id, {&kRow, 1}, absl::MakeSpan(logits_)));
+      if (rows != nullptr) rows->insert(rows->end(), logits_.begin(), logits_.end());
+    }
+    return absl::OkStatus();
+  }
+
+  // Fills in the measured columns of a row: decoding when tokens > 0, else the prompt.
+  absl::Status Measure(int64_t prompt, int64_t tokens, int reps, Row& row) {
+    ResetPeak();
+    std::vector<double> rates;
+    rates.reserve(static_cast<size_t>(reps));
+    const int64_t count = tokens > 0 ? tokens : prompt;
+    int64_t heap = 0;
+    for (int rep = -1; rep < reps; ++rep) {
+      auto start = std::chrono::steady_clock::now();
+      int64_t before = HeapBytes();
+      SINTER_RETURN_IF_ERROR(Prompt(prompt));
+      if (tokens > 0) {
+        before = HeapBytes();
+        start = std::chrono::steady_clock::now();
+        SINTER_RETURN_IF_ERROR(Decode(tokens));
+      }
+      const double seconds = Seconds(start);
+      heap = std::max(heap, rep < 0 ? 0 : HeapBytes() - before);
+      if (rep >= 0) rates.push_back(static_cast<double>(count) / seconds);
+    }
+    const Spread spread = SpreadOf(rates);
+    row.tokens_per_s = spread.median;
+    row.stddev = spread.stddev;
+    row.heap_bytes_per_token = static_cast<double>(heap) / static_cast<double>(count);
+    row.peak_rss_bytes = PeakBytes();
+    return absl::OkStatus();
+  }
+
+ private:
+  std::unique_ptr<Workspace> workspace_;
+  std::unique_ptr<Sequence> sequence_;
+  std::vector<int32_t> ids_;
+  std::vector<float> logits_;
+};
+
+// The largest difference, relative to the largest logit.
+double LogitsError(const std::vector<float>& expected, const std::vector<float>& found) {
+  double largest = 0, difference = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+    difference = std::max(difference, std::abs(static_cast<double>(expected[i]) - found[i]));
+  }
+  return largest > 0 ? difference / largest : 0;
+}
+
+// What an ablation leaves out. An optional pass keeps the graph a graph: without it the pipeline still chains.
+struct Ablation {
+  std::string name;
+  std::vector<std::string> disable;
+};
+
+absl::StatusOr<std::vector<Ablation>> Ablations(const BenchFlags& flags) {
+  std::vector<Ablation> ablations = {{"none", {}}};
+  if (flags.ablate.empty()) return ablations;
+  SINTER_ASSIGN_OR_RETURN(const auto passes, PassesFrom(flags.compile, Stage::kGraph));
+  std::vector<std::string> optional;
+  for (const PassInfo* pass : passes) {
+    const std::string name(pass->name);
+    const bool known = std::find(optional.begin(), optional.end(), name) != optional.end();
+    if (pass->from == Stage::kGraph && pass->to == Stage::kGraph && !known) optional.push_back(name);
+  }
+  for (const std::string& asked : flags.ablate) {
+    if (asked == "all") {
+      ablations.push_back({"all", optional});
+      for (const std::string& pass : optional) ablations.push_back({pass, {pass}});
+    } else if (std::find(optional.begin(), optional.end(), asked) != optional.end()) {
+      ablations.push_back({asked, {asked}});
+    } else if (asked != "none") {
+      return absl::OutOfRangeError(absl::StrCat("--ablate: the pipeline has no optional pass \"", asked,
+                                                "\"; it has: ", absl::StrJoin(optional, ", ")));
+    }
+  }
+  return ablations;
+}
+
+class Report {
+ public:
+  explicit Report(const std::string& format) : format_(format) {}
+  void Add(const Row& row) {
+    if (format_ == "json") {
+      rows_.push_back(ToJson(row));
+    } else {
+      PrintTextRow(row, format_ == "md", first_);
+    }
+    first_ = false;
+  }
+  absl::Status Finish() {
+    if (format_ != "json") return FlushStdout();
+    return WriteResult("", rows_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  }
+
+ private:
+  std::string format_;
+  bool first_ = true;
+  Json rows_ = Json::array();
+};
+
+absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const std::vector<int64_t>& threads,
+                        Report& report) {
+  SINTER_ASSIGN_OR_RETURN(const std::vector<Ablation> ablations, Ablations(flags));
+  if (IsCompiled(path) && ablations.size() > 1) {
+    return absl::OutOfRangeError(absl::StrCat(path, " is compiled already: --ablate needs the model"));
+  }
+  std::vector<float> baseline;
+  for (const Ablation& ablation : ablations) {
+    CompileFlags compile = flags.compile;
+    compile.disable.insert(compile.disable.end(), ablation.disable.begin(), ablation.disable.end());
+    SINTER_ASSIGN_OR_RETURN(const auto module, OpenExecutable(path, compile, flags.command));
+    if (flags.perf_map) SINTER_RETURN_IF_ERROR(module->WritePerfMap());
+    for (int64_t thread_count : threads) {
+      SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, static_cast<int>(thread_count)));
+      std::vector<int64_t> prompts = flags.prompts, tokens = flags.tokens;
+      if (prompts.empty()) prompts = {std::min(kDefaultPrompt, bench.capacity() / 2)};
+      if (tokens.empty()) tokens = {std::min(kDefaultTokens, bench.capacity() / 4)};
+      const int64_t longest =
+          *std::max_element(prompts.begin(), prompts.end()) + *std::max_element(tokens.begin(), tokens.end());
+      if (longest > bench.capacity()) {
+        return absl::OutOfRangeError(absl::StrCat(path, ": ", longest,
+                                                  " tokens (prompt and generated) are more than the context of ",
+                                                  bench.capacity(), "; give smaller -p and -n, or --ctx=N"));
+      }
+      Row row = {path, "", 0, bench.capacity(), static_cast<int>(thread_count), std::string(module->target())};
+      row.reps = flags.reps;
+      row.ablate = ablation.name;
+      row.arena_bytes = module->metadata().arena_bytes();
+      row.kv_bytes_per_token = bench.KvBytesPerToken();
+      if (ablations.size() > 1) {
+        constexpr int64_t kSteps = 8;
+        std::vector<float> logits;
+        SINTER_RETURN_IF_ERROR(bench.Prompt(std::max<int64_t>(1, prompts[0]), &logits));
+        SINTER_RETURN_IF_ERROR(
+            bench.Decode(std::min(kSteps, bench.capacity() - std::max<int64_t>(1, prompts[0])), &logits));
+        if (baseline.empty()) baseline = logits;
+        row.logits_err = ablation.name == "none" ? 0 : LogitsError(baseline, logits);
+      }
+      for (int64_t prompt : prompts) {
+        row.prompt = prompt;
+        if (prompt > 0) {
+          row.test = absl::StrCat("pp", prompt);
+          SINTER_RETURN_IF_ERROR(bench.Measure(prompt, 0, flags.reps, row));
+          report.Add(row);
+        }
+        for (int64_t n : tokens) {
+          if (n == 0) continue;
+          row.test = absl::StrCat("tg", n);
+          SINTER_RETURN_IF_ERROR(bench.Measure(prompt, n, flags.reps, row));
+          report.Add(row);
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BenchVerb(const BenchFlags& flags) {
+  std::vector<int64_t> threads = flags.threads;
+  if (threads.empty()) {
+    const ThreadBudget budget = DefaultThreads();
+    Note(budget.reason);
+    threads = {budget.threads};
+  }
+  Report report(flags.format);
+  for (const std::string& model : flags.models) SINTER_RETURN_IF_ERROR(BenchModel(flags, model, threads, report));
+  return report.Finish();
+}
+
+CLI::Option* AddNumbers(CLI::App& app, const std::string& name, std::vector<int64_t>& values, const std::string& help) {
+  return app.add_option(name, values, help)->delimiter(',')->allow_extra_args(false)->type_name("N,..");
+}
+
+}  // namespace
+
+void AddBench(CLI::App& program, Action& action) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* verb = program.add_subcommand("bench", "Measure prompt and decode speed, and memory");
+  verb->add_option("MODEL", flags->models, "One or more of .gguf, .sinter, preset:NAME")->required();
+  AddNumbers(*verb, "-p,--prompt", flags->prompts,
+             "Prompt lengths; 0 is no prompt (default: 256, at most half of the context)")
+      ->check(AtLeast(0));
+  AddNumbers(*verb, "-n", flags->tokens,
+             "Tokens to decode after each prompt; 0 is none (default: 32, at most a quarter of the context)")
+      ->check(AtLeast(0));
+  AddNumbers(*verb, "-t,--threads", flags->threads, "Numbers of threads (default: what the process may use)")
+      ->check(AtLeast(1));
+  verb->add_option("-r,--reps", flags->reps, "Repetitions; the median counts")
+      ->type_name("N")
+      ->check(AtLeast(1))
+      ->capture_default_str();
+  verb->add_option("-o,--output", flags->format, "md, csv or json")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember({"md", "csv", "json"}))
+      ->capture_default_str();
+  AddList(*verb, "--ablate", flags->ablate, "Measure again without: all (all optional passes, then each), or passes")
+      ->type_name("all|PASS,..");
+  verb->add_flag("--no-cache", flags->compile.no_cache, "Do not look for this model compiled before, nor keep it");
+  verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
+  AddCompileFlags(*verb, flags->compile);
+  verb->footer(
+      "Columns: tokens_per_s is the median, stddev that of the repetitions. logits_err is the largest difference\n"
+      "from the unablated run, relative to its largest logit. heap_bytes_per_token is how much the heap in use\n"
+      "(mallinfo2) grew in a repetition, over its tokens. peak_rss_bytes is the largest resident size while the row "
+      "ran.\n"
+      "The plain graph, without any pass that improves it, is measured by a second run with -O0.");
+  verb->callback([flags, &action] {
+    flags->command = action.command_line;
+    action.run = [flags] { return BenchVerb(*flags); };
+  });
+}
+
+}  // namespace sinter
