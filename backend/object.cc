@@ -93,6 +93,9 @@ class SlabMemory : public jitlink::JITLinkMemoryManager {
   }
 
   void allocate(const jitlink::JITLinkDylib*, jitlink::LinkGraph& graph, OnAllocatedFunction done) override {
+    for (const jitlink::Symbol* symbol : graph.external_symbols()) {
+      return done(llvm::createStringError("undefined symbol " + symbol->getName()));
+    }
     for (jitlink::Block* block : graph.blocks()) {
       for (const jitlink::Edge& edge : block->edges()) {
         const jitlink::Edge::Kind kind = edge.getKind();
