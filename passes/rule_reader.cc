@@ -56,9 +56,9 @@ class RuleReader {
   }
 
   static int IndexOf(std::vector<std::string>& names, absl::string_view name) {
-    const auto at = std::find(names.begin(), names.end(), name);
-    if (at == names.end()) names.emplace_back(name);
-    return static_cast<int>(at - names.begin());
+    const auto index = static_cast<int>(std::find(names.begin(), names.end(), name) - names.begin());
+    if (index == static_cast<int>(names.size())) names.emplace_back(name);
+    return index;
   }
   int ValueOf(absl::string_view name) {
     const int index = IndexOf(out_.values, name);
