@@ -1,4 +1,4 @@
-// Passes: a pass is a function and a row of passes.inc.
+// Passes: a pass is a function, or a function that returns rewrite rules, and a row of passes.inc.
 //
 // A pass rewrites a module in place and returns whether it changed something. It may fail only on what it cannot handle
 // (kUnimplemented, naming every such op at once) or on an internal error; then the module is no longer used. Passes are
@@ -14,11 +14,13 @@
 #include "absl/types/span.h"
 #include "backend/target.h"
 #include "ir/graph.h"
+#include "passes/rule.h"
 
 namespace sinter {
 
 struct PassContext {
-  std::vector<const Target*> targets;  // weakest first, at least one
+  std::vector<const Target*> targets;       // weakest first, at least one
+  std::vector<RuleCount> rule_counts = {};  // of the pass that runs
 };
 
 using PassFunction = absl::StatusOr<bool> (*)(Module&, PassContext&);
@@ -28,12 +30,15 @@ struct PassInfo {
   PassFunction run;
   Stage from, to;
   absl::string_view doc;
+  std::vector<Rule> (*rules)();  // of a pass that is a list of rules; else null
 };
 
 #define PASS(function, name, from, to, doc) absl::StatusOr<bool> function(Module& module, PassContext& context);
+#define RULES(function, name, doc) std::vector<Rule> function();
 #define PIPELINE(name, text)
 #include "passes/passes.inc"
 #undef PASS
+#undef RULES
 #undef PIPELINE
 
 absl::Span<const PassInfo> AllPasses();

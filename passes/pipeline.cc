@@ -142,6 +142,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPipeline(Module& module, absl::Span<c
     if (options.progress) options.progress(pass->name);
     const std::unique_ptr<Module> before = module.Clone();
     PassRecord record{.pass = pass, .ops_before = OpCount(module)};
+    context.rule_counts.clear();
     const auto start = std::chrono::steady_clock::now();
     const absl::StatusOr<bool> changed = pass->run(module, context);
     record.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -149,6 +150,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPipeline(Module& module, absl::Span<c
     if (!status.ok()) return instruments.Fail(*pass, status, *before);
     record.changed = *changed;
     record.ops_after = OpCount(module);
+    record.rules = std::move(context.rule_counts);
     records.push_back(record);
     SINTER_RETURN_IF_ERROR(instruments.Show(*pass, static_cast<int>(records.size()), *changed, module));
   }
@@ -164,6 +166,11 @@ std::string FormatRecords(absl::Span<const PassRecord> records, bool time, bool 
     absl::StrAppendFormat(&text, "\n%-20s %-9s", record.pass->name, record.changed ? "yes" : "no");
     if (stats) absl::StrAppendFormat(&text, " %12d %12d", record.ops_before, record.ops_after);
     if (time) absl::StrAppendFormat(&text, " %12.3f", record.milliseconds);
+    if (stats) {
+      for (const RuleCount& rule : record.rules) {
+        absl::StrAppendFormat(&text, "\n  rule %-23s %12d tried %6d matched", rule.rule, rule.tried, rule.matched);
+      }
+    }
     total += record.milliseconds;
   }
   if (time)

@@ -42,6 +42,7 @@ struct PassRecord {
   bool changed = false;
   double milliseconds = 0;
   int64_t ops_before = 0, ops_after = 0;  // of the entries
+  std::vector<RuleCount> rules = {};      // how often each rule was tried and matched
 };
 
 // Runs the passes in order; a disabled pass that would advance the stage is refused before anything runs. kAborted:

@@ -121,9 +121,10 @@ TEST(RunPipeline, DisableAndStop) {
     SINTER_ASSIGN_OR_RETURN(const auto records, RunOn(*M(), passes, options));
     return records.size();
   };
-  EXPECT_EQ(*ran("O2", {}, ""), 7u);
-  EXPECT_EQ(*ran("O2", {"canonicalize"}, ""), 5u);
-  EXPECT_EQ(*ran("O2", {"canonicalize:2"}, ""), 6u);
+  const size_t all = ParsePipeline("O2", Stage::kGraph)->size();
+  EXPECT_EQ(*ran("O2", {}, ""), all);
+  EXPECT_EQ(*ran("O2", {"canonicalize"}, ""), all - 2);
+  EXPECT_EQ(*ran("O2", {"canonicalize:2"}, ""), all - 1);
   EXPECT_EQ(*ran("O2", {}, "canonicalize"), 1u);
   EXPECT_EQ(*ran("O2", {}, "canonicalize:2"), 3u);
   EXPECT_EQ(*ran("O2", {"canonicalize:1"}, "canonicalize:2"), 2u);

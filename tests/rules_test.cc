@@ -1,0 +1,370 @@
+// Every rule proves itself: its left side as a graph, with random shapes, values, constants and orders of operands, is
+// rewritten by that rule alone, and means the same. And what the engine must not rewrite, and texts that are no rule.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status.h"
+#include "ir/eval.h"
+#include "ir/text.h"
+#include "passes/check_each.h"
+#include "passes/pass.h"
+
+namespace sinter {
+namespace {
+
+using ::testing::HasSubstr;
+
+// The shape of a free name: that of all rows, one row, or (of masks) the last two axes.
+enum class Shape : uint8_t { kFull, kRow, kLastTwo };
+
+// Makes the left side of a rule a graph @main, with a parameter for each free name, in order.
+class Instance {
+ public:
+  Instance(const ParsedRule& rule, uint32_t seed) : rule_(rule), random_(seed) {
+    const int64_t rank = 1 + Below(4);
+    for (int64_t i = 0; i < rank; ++i) sizes_.push_back(1 + Below(i + 1 == rank ? 8 : 4));
+    symbolic_ = Coin();  // the rows are T
+    module = std::make_unique<Module>("rule");
+    const absl::StatusOr<DimId> t = module->dims.Add({"T", 1, 4});
+    for (int64_t size : sizes_) dims_.emplace_back(size);
+    if (symbolic_ && rank > 1) dims_[static_cast<size_t>(rank - 2)] = DimExpr::Symbol(*t);
+  }
+
+  // kInvalidArgument: the shapes do not fit the left side.
+  absl::Status Build(const std::vector<Shape>& shapes) {
+    graph_ = &module->AddGraph("main");
+    values_.assign(rule_.values.size(), ValueId::None());
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) scalars_.push_back(0.25 + 0.25 * static_cast<double>(Below(8)));
+    size_t free = 0;
+    for (size_t i = 0; i < rule_.values.size(); ++i) {
+      if (rule_.maker[i] >= 0) continue;
+      values_[i] = graph_->AddParam(
+          rule_.values[i], {IsMask(static_cast<int>(i)) ? DType::kBool : DType::kF32, Slice(dims_, shapes[free])});
+      AddArgument(shapes[free++]);
+    }
+    for (const ParsedRule::Line& line : rule_.left) SINTER_RETURN_IF_ERROR(AddLine(line));
+    graph_->SetResults({values_[static_cast<size_t>(rule_.left.back().result)]});
+    return absl::OkStatus();
+  }
+
+  bool IsMask(int value) const {
+    for (const ParsedRule::Line& line : rule_.left) {
+      for (size_t i = 0; i < line.operands.size(); ++i) {
+        if (line.operands[i].value == value && Def(line.kind).operands[i].cls == OperandClass::kBool) return true;
+      }
+    }
+    return false;
+  }
+
+  std::unique_ptr<Module> module;
+  std::vector<Tensor> args;
+
+ private:
+  int64_t Below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
+  bool Coin() { return Below(2) == 0; }
+
+  template <typename T>
+  static T Slice(const T& dims, Shape shape) {
+    const auto kept = static_cast<int64_t>(shape == Shape::kRow ? 1 : shape == Shape::kLastTwo ? 2 : dims.size());
+    return T(dims.end() - std::min<int64_t>(kept, static_cast<int64_t>(dims.size())), dims.end());
+  }
+
+  // Of a mask, the first position of each row is seen.
+  void AddArgument(Shape shape) {
+    const bool mask = graph_->type(graph_->params().back()).dtype == DType::kBool;
+    Tensor tensor = Tensor::Zeros(mask ? DType::kBool : DType::kF32, Slice(sizes_, shape));
+    for (size_t i = 0; i < tensor.values.size(); ++i) {
+      const double number = std::ldexp(static_cast<double>(random_()), -30) - 2;
+      tensor.values[i] = !mask                                                   ? static_cast<float>(number)
+                         : i % static_cast<size_t>(sizes_.back()) == 0 || Coin() ? 1
+                                                                                 : 0;
+    }
+    args.push_back(std::move(tensor));
+  }
+
+  absl::StatusOr<ValueId> Constant(double number) {
+    AddOptions options;
+    options.declared = {Type{DType::kF32, sizes_.size() > 1 && Coin() ? Dims{1, 1} : Dims{1}}};
+    return graph_->Add(ops::Constant{.values = {Coin() ? number : static_cast<float>(number)}}, std::move(options));
+  }
+
+  absl::Status AddLine(const ParsedRule::Line& line) {
+    OpFields fields{line.kind, {}, {}};
+    for (const ParsedRule::Operand& operand : line.operands) {
+      if (operand.value >= 0) {
+        fields.operands.push_back(values_[static_cast<size_t>(operand.value)]);
+        continue;
+      }
+      const double number = operand.scalar < 0 ? operand.number : scalars_[static_cast<size_t>(operand.scalar)];
+      SINTER_ASSIGN_OR_RETURN(fields.operands.emplace_back(), Constant(number));
+    }
+    const OpDef& def = Def(line.kind);
+    if (def.Has(kCommutative) && Coin()) std::swap(fields.operands[0], fields.operands[1]);
+    for (const AttrDef& row : def.attrs) fields.attrs.push_back(row.default_value);
+    for (const ParsedRule::Attribute& attribute : line.attributes) {
+      Attr& attr = fields.attrs[attribute.index];
+      if (auto* text = std::get_if<std::string>(&attr)) {
+        *text = attribute.text;
+        continue;
+      }
+      const ParsedRule::Factor& factor = attribute.factors[0];
+      const double number = factor.scalar < 0 ? factor.number : scalars_[static_cast<size_t>(factor.scalar)];
+      if (auto* real = std::get_if<double>(&attr)) *real = number;
+      if (auto* integer = std::get_if<int64_t>(&attr)) *integer = static_cast<int64_t>(number);
+      if (def.attrs[attribute.index].name == "axis" && number == -1 && Coin()) {
+        attr = graph_->type(fields.operands[0]).rank() - 1;
+      }
+    }
+    SINTER_ASSIGN_OR_RETURN(const OpId op, graph_->AddFields(std::move(fields)));
+    values_[static_cast<size_t>(line.result)] = graph_->op(op).results[0];
+    return absl::OkStatus();
+  }
+
+  const ParsedRule& rule_;
+  std::mt19937 random_;
+  bool symbolic_ = false;
+  std::vector<int64_t> sizes_;
+  Dims dims_;
+  Graph* graph_ = nullptr;
+  std::vector<ValueId> values_;
+  std::vector<double> scalars_;
+};
+
+absl::StatusOr<Tensor> Value(const Module& module, const std::vector<Tensor>& args) {
+  SINTER_ASSIGN_OR_RETURN(const auto results,
+                          Evaluate(*module.FindGraph("main"), args, {.precision = Precision::kDouble}));
+  return results[0];
+}
+
+void ExpectNear(const Tensor& a, const Tensor& b, const std::string& where) {
+  ASSERT_EQ(a.dims, b.dims) << where;
+  double largest = 1;
+  for (double v : a.values) largest = std::max(largest, std::abs(v));
+  for (size_t i = 0; i < a.values.size(); ++i) ASSERT_NEAR(a.values[i], b.values[i], 2e-6 * largest) << where;
+}
+
+// One instance with the shapes given; whether the rule fired.
+bool Prove(const ParsedRule& rule, uint32_t seed, const std::vector<Shape>& shapes) {
+  Instance instance(rule, seed);
+  if (!instance.Build(shapes).ok()) return false;
+  const std::string text = Print(*instance.module);
+  const auto after = instance.module->Clone();
+  std::vector<RuleCount> counts;
+  const absl::StatusOr<bool> changed = ApplyRules({&rule, 1}, *after, counts);
+  EXPECT_TRUE(changed.ok()) << changed.status() << "\n" << text;
+  if (!changed.ok() || !*changed) {
+    EXPECT_EQ(Print(*after), text);
+    return false;
+  }
+  EXPECT_EQ(after->FindGraph("main")->order().size(), 1u) << text << Print(*after);
+  EXPECT_EQ(counts[0].matched, 1) << text;
+  const absl::StatusOr<Tensor> expected = Value(*instance.module, instance.args), found = Value(*after, instance.args);
+  EXPECT_TRUE(expected.ok()) << expected.status() << text;
+  EXPECT_TRUE(found.ok()) << found.status() << Print(*after);
+  if (expected.ok() && found.ok())
+    ExpectNear(*expected, *found, absl::StrCat("seed ", seed, "\n", text, Print(*after)));
+  return true;
+}
+
+struct PassRules {
+  const PassInfo* pass;
+  std::vector<Rule> rules;
+};
+
+std::vector<PassRules> AllRules() {
+  std::vector<PassRules> all;
+  for (const PassInfo& pass : AllPasses()) {
+    if (pass.rules != nullptr) all.push_back({&pass, pass.rules()});
+  }
+  return all;
+}
+
+TEST(Rules, EachMeansTheSameOnBothSides) {
+  constexpr uint32_t kSeeds = 60;
+  int rules = 0;
+  for (const PassRules& pass : AllRules()) {
+    for (const Rule& rule : pass.rules) {
+      const absl::StatusOr<ParsedRule> parsed = ParseRule(rule);
+      ASSERT_TRUE(parsed.ok()) << parsed.status();
+      ++rules;
+      const Instance probe(*parsed, 0);
+      std::vector<std::vector<Shape>> assignments = {{}};
+      for (size_t i = 0; i < parsed->values.size(); ++i) {
+        if (parsed->maker[i] >= 0) continue;
+        const Shape other = probe.IsMask(static_cast<int>(i)) ? Shape::kLastTwo : Shape::kRow;
+        std::vector<std::vector<Shape>> longer;
+        for (const auto& shapes : assignments) {
+          for (Shape shape : {Shape::kFull, other}) {
+            longer.push_back(shapes);
+            longer.back().push_back(shape);
+          }
+        }
+        assignments = std::move(longer);
+      }
+      for (uint32_t seed = 0; seed < kSeeds; ++seed) {
+        int fired = 0;
+        for (const auto& shapes : assignments) fired += Prove(*parsed, seed, shapes) ? 1 : 0;
+        EXPECT_GT(fired, 0) << "seed " << seed << ": never fired:" << rule.text;
+        if (testing::Test::HasFailure()) return;
+      }
+    }
+  }
+  EXPECT_GT(rules, 30);
+}
+
+// The text after `pass` over @main with the lines given, after its meaning was checked and a second run changed
+// nothing.
+std::string After(absl::string_view pass, const std::string& lines, const std::string& result = "%y") {
+  const std::string text = absl::StrCat(
+      "module @m {\n dim T in 1..8\n graph @main(%x: f32[T,8], %z: f32[T,8], %gamma: f32[8], %e: f32[1], %w: f32[8,8]) "
+      "-> (f32[",
+      absl::StrContains(lines, "[8,8]") ? "8" : "T", ",8]) {\n%eps = constant {values=[1e-05]} : f32[1]\n",
+      "%one = constant {values=[1]} : f32[1]\n", lines, "return ", result, "\n}\n}\n");
+  const auto module = Parse(text, "test.sir");
+  if (!module.ok()) return std::string(module.status().message());
+  const auto before = (*module)->Clone();
+  PassContext context{{&AllTargets()[0]}};
+  const absl::StatusOr<bool> first = FindPass(pass)->run(**module, context);
+  EXPECT_TRUE(first.ok()) << first.status();
+  EXPECT_TRUE(CheckSameMeaning(*before, **module, {}).ok()) << text << Print(**module);
+  const std::string after = Print(**module);
+  EXPECT_EQ(*first, after != Print(*before));
+  const absl::StatusOr<bool> second = FindPass(pass)->run(**module, context);
+  EXPECT_TRUE(second.ok() && !*second) << after;
+  return after;
+}
+
+// The LayerNorm and RMSNorm of x with one line changed to `line` (which makes the same value; it may be several).
+std::string NormWith(bool layer, const std::string& line = "") {
+  std::vector<std::string> lines = {
+      layer ? "%m = mean %x : f32[T,1]" : "%m = mean %z : f32[T,1]",
+      layer ? "%d = sub %x, %m : f32[T,8]" : "%d = neg %x : f32[T,8]",
+      "%sq = mul %d, %d : f32[T,8]",
+      "%v = mean %sq : f32[T,1]",
+      "%ve = add %v, %eps : f32[T,1]",
+      "%i = rsqrt %ve : f32[T,1]",
+      "%n = mul %d, %i : f32[T,8]",
+      "%y = mul %n, %gamma : f32[T,8]",
+  };
+  for (std::string& original : lines) {
+    if (!line.empty() && absl::StrContains(line, original.substr(0, original.find('=') + 1))) original = line;
+  }
+  return absl::StrCat(absl::StrJoin(lines, "\n"), "\n");
+}
+
+TEST(Rules, NormsThatAreNone) {
+  EXPECT_THAT(After("fuse-layer-norm", NormWith(true)), HasSubstr("%y = layer_norm %x, %gamma"));
+  EXPECT_THAT(After("fuse-rms-norm", NormWith(false)), HasSubstr("%y = rms_norm %d, %gamma"));
+  for (bool layer : {true, false}) {
+    const std::string pass = layer ? "fuse-layer-norm" : "fuse-rms-norm";
+    const auto stays = [&](const std::string& lines, const std::string& result = "%y") {
+      EXPECT_THAT(After(pass, lines, result), HasSubstr("rsqrt")) << lines;
+    };
+    stays(NormWith(layer, "%sq = mul %z, %z : f32[T,8]"));
+    stays(NormWith(layer, "%v = max %sq : f32[T,1]"));
+    stays(NormWith(layer, "%ve = maximum %v, %eps : f32[T,1]"));
+    stays(NormWith(layer, "%ve = add %v, %v : f32[T,1]"));  // an epsilon that is no constant
+    stays(NormWith(layer, "%e2 = mul %e, %e : f32[1]\n%ve = add %v, %e2 : f32[T,1]"));
+    stays(NormWith(layer, "%n = mul %z, %i : f32[T,8]"));
+    stays(NormWith(layer, "%y = mul %n, %z : f32[T,8]"));           // gamma is no row
+    stays(NormWith(layer) + "%r = add %y, %n : f32[T,8]\n", "%r");  // another user
+  }
+  const std::string differing =
+      "%many = constant {values=[1, 2, 3, 4, 5, 6, 7, 8]} : f32[8]\n%sq = mul %x, %x : f32[T,8]\n"
+      "%v = mean %sq : f32[T,1]\n%ve = add %v, %many : f32[T,8]\n%i = rsqrt %ve : f32[T,8]\n"
+      "%n = mul %x, %i : f32[T,8]\n%y = mul %n, %gamma : f32[T,8]\n";
+  EXPECT_THAT(After("fuse-rms-norm", differing), HasSubstr("rsqrt"));
+  const std::string columns =
+      "%sq = mul %w, %w : f32[8,8]\n%v = mean %sq {axis=0} : f32[1,8]\n%ve = add %v, %eps : f32[1,8]\n"
+      "%i = rsqrt %ve : f32[1,8]\n%n = mul %w, %i : f32[8,8]\n%y = mul %n, %gamma : f32[8,8]\n";
+  EXPECT_THAT(After("fuse-rms-norm", columns), HasSubstr("rsqrt"));
+}
+
+TEST(Rules, ActivationsThatAreNone) {
+  const auto swiglu = [](const std::string& e, const std::string& u, const std::string& q, const std::string& y) {
+    return absl::StrCat("%n = neg %x : f32[T,8]\n%e1 = ", e, " : f32[T,8]\n%u = ", u, " : f32[T,8]\n%q = ", q,
+                        " : f32[T,8]\n%y = ", y, " : f32[T,8]\n");
+  };
+  const std::string exp = "exp %n", add = "add %e1, %one", div = "div %x, %u", mul = "mul %q, %z";
+  EXPECT_THAT(After("fuse-swiglu", swiglu(exp, add, div, mul)), HasSubstr("swiglu %x, %z"));
+  for (const std::string& lines : {swiglu("exp %x", add, div, mul), swiglu(exp, "add %e1, %eps", div, mul),
+                                   swiglu(exp, add, "div %z, %u", mul), swiglu(exp, add, div, "mul %q, %u"),
+                                   swiglu(exp, add, div, "mul %q, %e1"), swiglu(exp, add, div, "add %q, %z")}) {
+    EXPECT_THAT(After("fuse-swiglu", lines), testing::Not(HasSubstr("swiglu"))) << lines;
+  }
+  const auto gelu = [](const std::string& factor, const std::string& half, const std::string& y) {
+    return absl::StrCat(
+        "%f = constant {values=[", factor, "]} : f32[1]\n%h = constant {values=[", half,
+        "]} : f32[1]\n%a = mul %x, %f : f32[T,8]\n%t = erf %a : f32[T,8]\n%u = add %t, %one : f32[T,8]\n"
+        "%hx = mul %x, %h : f32[T,8]\n%y = ",
+        y, " : f32[T,8]\n");
+  };
+  EXPECT_THAT(After("fuse-gelu", gelu("0.70710678", "0.5", "mul %u, %hx")), HasSubstr("gelu %x {form=\"erf\"}"));
+  for (const std::string& lines : {gelu("0.707", "0.5", "mul %u, %hx"), gelu("0.70710678", "0.25", "mul %u, %hx"),
+                                   gelu("-0.70710678", "0.5", "mul %u, %hx"), gelu("0.70710678", "0.5", "mul %t, %hx"),
+                                   gelu("0.70710678", "0.5", "mul %u, %z")}) {
+    EXPECT_THAT(After("fuse-gelu", lines), testing::Not(HasSubstr("gelu"))) << lines;
+  }
+}
+
+// A constant that gives the result its shape: the new op would have another type.
+TEST(Rules, KeepTheType) {
+  const auto module = Parse(
+      "module @m { graph @main(%x: f32[1,4]) -> (f32[3,4]) { %c = constant {values=[2]} : f32[3,1]\n"
+      "%s = mul %x, %c : f32[3,4]\n%p = softmax %s : f32[3,4]\nreturn %p } }",
+      "test.sir");
+  ASSERT_TRUE(module.ok()) << module.status();
+  PassContext context{{&AllTargets()[0]}};
+  const absl::StatusOr<bool> changed = FindPass("fuse-softmax")->run(**module, context);
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  EXPECT_FALSE(*changed);
+}
+
+TEST(Rules, CountsTriesAndMatches) {
+  const auto module = Parse(
+      "module @m { graph @main(%x: f32[4]) -> (f32[4]) { %c = constant {values=[2]} : f32[1]\n"
+      "%s = mul %x, %c : f32[4]\n%p = softmax %s : f32[4]\nreturn %p } }",
+      "test.sir");
+  ASSERT_TRUE(module.ok()) << module.status();
+  PassContext context{{&AllTargets()[0]}};
+  ASSERT_TRUE(FindPass("fuse-softmax")->run(**module, context).ok());
+  ASSERT_EQ(context.rule_counts.size(), 3u);
+  EXPECT_EQ(context.rule_counts[2].rule, "softmax-scale");
+  EXPECT_EQ(context.rule_counts[2].matched, 1);
+  EXPECT_GT(context.rule_counts[2].tried, 1);
+  EXPECT_EQ(context.rule_counts[1].matched, 0);
+}
+
+TEST(Rules, TextsThatAreNone) {
+  for (const char* text : {
+           "",
+           "%y = neg %x",
+           "=>\n%y = neg %x",
+           "%y = neg %x\n=>",
+           "%y = neg %x\n=>\n%z = exp %x",                 // another root
+           "%y = neg %x\n=>\n%y = exp %w",                 // %w is not bound
+           "%y = neg %x\n=>\n%y = softmax %x {scale=$s}",  // $s is not bound
+           "%y = neg %x\n=>\n%y = exp 1",
+           "%y = nag %x\n=>\n%y = exp %x",
+           "y = neg %x\n=>\n%y = exp %x",
+           "%y = neg x\n=>\n%y = exp %x",
+           "%y = neg %x\n%y = exp %x\n=>\n%y = exp %x",  // made twice
+           "%y = neg %x\n=>\n%y = softmax %x {scale=1",
+           "%y = neg %x\n=>\n%y = softmax %x {scales=1}",
+           "%y = neg %x\n=>\n%y = softmax %x {scale=1*}",
+           "%y = neg %x\n=>\n%y = gelu %x {form=erf}",
+       }) {
+    const Rule rule{"none", text};
+    EXPECT_EQ(ParseRule(rule).status().code(), absl::StatusCode::kInternal) << text;
+  }
+}
+
+}  // namespace
+}  // namespace sinter
