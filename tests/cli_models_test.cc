@@ -69,14 +69,15 @@ double Distance(const Tensor& found, const Tensor& expected) {
 }
 
 // compile --dump-dir: each file parses, prints as it is, and gives the same, compiled and evaluated.
-void CheckDumps(const TinyOptions& options, const char* level, const std::vector<int>& ids) {
+void CheckDumps(const TinyOptions& options, const char* level, const std::vector<int>& ids,
+                const std::string& target = "native") {
   TestFolder folder;
   WriteAll(folder / "m.gguf", MakeTinyModel(options).File());
   WriteAll(folder / "kept.sir", "");  // no numbered dump: not touched
-  ASSERT_EQ(
-      Sinter(folder, {"compile", "m.gguf", "-o", "m.sinter", "--dump-dir=dumps/new", "--ctx=16", "--kv=f32", level})
-          .code,
-      0);
+  ASSERT_EQ(Sinter(folder, {"compile", "m.gguf", "-o", "m.sinter", "--dump-dir=dumps/new", "--ctx=16", "--kv=f32",
+                            "--target=" + target, level})
+                .code,
+            0);
   ASSERT_TRUE(WriteNpy(folder / "ids.npy", Ids(ids, DType::kI64)).ok());
   std::vector<int> positions(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) positions[i] = static_cast<int>(i);
@@ -127,6 +128,7 @@ void CheckDumps(const TinyOptions& options, const char* level, const std::vector
 
 TEST(Dumps, MeanTheSameAtEveryStage) { CheckDumps({.seed = 38}, "-O2", {1, 17, 268}); }
 TEST(Dumps, MeanTheSameForOneToken) { CheckDumps({.seed = 38}, "-O2", {17}); }
+TEST(Dumps, SayTheirTargetThemselves) { CheckDumps({.seed = 38}, "-O1", {1, 17}, "avx2"); }
 TEST(Dumps, MeanTheSameOfGpt2) { CheckDumps({.architecture = "gpt2", .seed = 57}, "-O1", {1, 17, 268, 4, 9}); }
 
 TEST(Exec, RefusesWhatDoesNotFit) {
@@ -174,6 +176,30 @@ TEST(Exec, RefusesWhatDoesNotFit) {
   ExpectFailure(Sinter(folder, {"exec", "m.sir", "--input=t=@t.npy"}), 2, "input %i: i32[T] is not given");
   ExpectFailure(Sinter(folder, {"exec", "m.sir", "--input=t"}), 2, "expected NAME=@FILE.npy");
   EXPECT_FALSE(std::filesystem::exists(folder / "repro.sir"));
+}
+
+// A line a kernel: address, size, name, in hex; and the code that the map has moved still runs.
+TEST(PerfMap, NamesEveryKernel) {
+  TestFolder folder;
+  WriteAll(folder / "m.gguf", MakeTinyModel({.seed = 38}).File());
+  const CliResult run = Sinter(
+      folder, {"run", "m.gguf", "--prompt-ids=1,2,3", "-n", "3", "--temp=0", "--print-ids", "--perf-map", "-t", "2"});
+  EXPECT_EQ(run.out, "7 35 123\n") << run.err;
+  const std::string path = "/tmp/perf-" + std::to_string(run.pid) + ".map";
+  std::istringstream map(ReadAll(path));
+  unlink(path.c_str());
+  ASSERT_EQ(Sinter(folder, {"compile", "m.gguf", "-o", "m.sinter"}).code, 0);
+  const Json kernels = Json::parse(Sinter(folder, {"inspect", "m.sinter", "--json"}).out, nullptr, false)["kernels"];
+  size_t lines = 0;
+  uint64_t address, size, largest = 0;
+  for (std::string name; map >> std::hex >> address >> size >> name; ++lines) {
+    EXPECT_EQ(name, kernels[lines]["name"]);
+    EXPECT_GT(address, 0u);
+    EXPECT_GT(size, 0u);
+    largest = std::max(largest, size);
+  }
+  EXPECT_EQ(lines, kernels.size());
+  EXPECT_LT(largest, 100000u);
 }
 
 TEST(PlannedText, WithALyingPlanIsRefused) {

@@ -51,6 +51,7 @@ class TestFolder {
 struct CliResult {
   int code;  // -N: killed by signal N
   std::string out, err;
+  pid_t pid = 0;
 };
 
 // `program` with arguments, in the folder (where a reproducer would go).
@@ -73,7 +74,7 @@ inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>&
   EXPECT_EQ(error, 0) << argv[0];
   int status = 0;
   if (error == 0) waitpid(child, &status, 0);
-  CliResult result{WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), ReadAll(out), ReadAll(err)};
+  CliResult result{WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), ReadAll(out), ReadAll(err), child};
   for (const std::string& path : {in, out, err}) unlink(path.c_str());
   return result;
 }

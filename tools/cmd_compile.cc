@@ -73,9 +73,10 @@ std::vector<std::string> StepsOf(const Module& module, const KernelTable& table)
   return texts;
 }
 
-absl::Status EmitText(const EmitCompileFlags& flags, const Module& module, CodeText code) {
+absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeText code) {
+  const Module& module = *source.module;
   SINTER_ASSIGN_OR_RETURN(const KernelTable table, CollectKernels(module));
-  SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(flags.compile.target));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(TargetsFor(source, flags.compile)));
   const std::vector<std::string> steps = StepsOf(module, table);
   const char* const comment = flags.emit == "llvm" ? "; " : "# ";
   std::string text;
@@ -99,9 +100,10 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Module& module, CodeT
   return WriteResult(flags.output, text);
 }
 
-absl::Status EmitObjects(const EmitCompileFlags& flags, const Module& module) {
+absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
+  const Module& module = *source.module;
   SINTER_ASSIGN_OR_RETURN(const KernelTable table, CollectKernels(module));
-  SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(flags.compile.target));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(TargetsFor(source, flags.compile)));
   for (const Target* target : targets) {
     const fs::path folder = fs::path(flags.output) / std::string(target->name);
     std::error_code error;
@@ -114,7 +116,7 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Module& module) {
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
-  Note(absl::StrCat(flags.output, ": ", table.kernels.size(), " kernels for ", flags.compile.target));
+  Note(absl::StrCat(flags.output, ": ", table.kernels.size(), " kernels for ", TargetsFor(source, flags.compile)));
   return absl::OkStatus();
 }
 
@@ -156,7 +158,7 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
                                                 " needs a module at stage planned; the passes leave it at ",
                                                 StageName(source.module->stage)));
     }
-    return kind.code != nullptr ? EmitText(flags, *source.module, kind.code) : EmitObjects(flags, *source.module);
+    return kind.code != nullptr ? EmitText(flags, source, kind.code) : EmitObjects(flags, source);
   }
   if (flags.emit == "module") return EmitModule(flags, source, start);
   return WriteResult(flags.output, Print(*source.module));

@@ -100,12 +100,40 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
 bool IsCompiled(const std::string& path) { return absl::EndsWith(path, ".sinter"); }
 bool IsText(const std::string& path) { return absl::EndsWith(path, ".sir") || path == "-"; }
 
+namespace {
+
+// The strongest target that this CPU can run and that every kernel with tiles has one for; "" without tiles.
+std::string TileTarget(const Module& module) {
+  std::vector<const Target*> fit;
+  for (const Target& target : AllTargets()) {
+    if (HostRuns(target)) fit.push_back(&target);
+  }
+  bool any = false;
+  for (GraphId id : module.entries()) {
+    const Graph& graph = module.graph(id);
+    for (OpId op : graph.order()) {
+      const auto kernel = graph.As<ops::Kernel>(op);
+      if (!kernel || kernel->tiles.empty()) continue;
+      any = true;
+      std::erase_if(fit, [&](const Target* target) { return !ParseTile(kernel->tiles, *target).ok(); });
+    }
+  }
+  return any && !fit.empty() ? std::string(fit.back()->name) : "";
+}
+
+}  // namespace
+
+std::string TargetsFor(const Source& source, const CompileFlags& flags) {
+  return flags.target == "native" && !source.target.empty() ? source.target : flags.target;
+}
+
 absl::StatusOr<Source> OpenText(const std::string& path) {
   Source source;
   source.path = path == "-" ? "/dev/stdin" : path;
   SINTER_ASSIGN_OR_RETURN(const std::string text, ReadFile(source.path));
   SINTER_ASSIGN_OR_RETURN(source.module, Parse(text, source.path));
   source.user_plan = source.module->stage == Stage::kPlanned;
+  source.target = TileTarget(*source.module);
   return source;
 }
 
@@ -151,7 +179,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
                                               "\"; this version has no rewrite rules, all its passes are functions"));
   }
   PassContext context;
-  SINTER_ASSIGN_OR_RETURN(context.targets, ParseTargets(flags.target));
+  SINTER_ASSIGN_OR_RETURN(context.targets, ParseTargets(TargetsFor(source, flags)));
   PipelineOptions options;
   for (const std::string& pass : flags.disable) {
     if (!pass.empty()) options.disable.push_back(pass);
@@ -161,7 +189,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
   options.dump_dir = flags.dump_dir;
   options.check_each = flags.check_each;
   if (source.weights != nullptr) options.weights = MakeWeightReader(*source.weights);
-  options.command = absl::StrCat("sinter opt --target=", flags.target);
+  options.command = absl::StrCat("sinter opt --target=", TargetsFor(source, flags));
   options.out = [](absl::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };
   ProgressLine progress;
   int64_t done = 0;
@@ -198,7 +226,7 @@ absl::Status Reproducible(const Source& source, const CompileFlags& flags, const
   if (status.code() != absl::StatusCode::kInternal) return status;
   constexpr char kPath[] = "repro.sir";
   const std::string text =
-      absl::StrCat("// RUN: sinter compile --target=", flags.target, " -o repro.sinter ", kPath, "\n// ",
+      absl::StrCat("// RUN: sinter compile --target=", TargetsFor(source, flags), " -o repro.sinter ", kPath, "\n// ",
                    absl::StrReplaceAll(status.message(), {{"\n", "\n// "}}), "\n", Print(*source.module));
   const absl::Status written = WriteFile(kPath, text);
   return absl::InternalError(
@@ -225,7 +253,7 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
     info.tokenizer = model.tokenizer ? &*model.tokenizer : nullptr;
   }
   CompileOptions options;
-  SINTER_ASSIGN_OR_RETURN(options.targets, ParseTargets(flags.target));
+  SINTER_ASSIGN_OR_RETURN(options.targets, ParseTargets(TargetsFor(source, flags)));
   options.threads = DefaultThreads().threads;
   ProgressLine progress;
   options.progress = [&](absl::string_view what, int64_t done, int64_t total) { progress.Update(what, done, total); };

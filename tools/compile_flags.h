@@ -56,7 +56,11 @@ struct Source {
   std::unique_ptr<WeightSource> weights;  // null when the module has none
   std::optional<Model> model;             // absent for IR text; its module and weights have moved here
   bool user_plan = false;                 // the plan is that of a text, not of a pass
+  std::string target;                     // of IR text whose kernels name tiles: the strongest that this CPU can run
 };
+
+// The targets to make code for: --target, or, for native, the one that a text's kernels were made for.
+std::string TargetsFor(const Source& source, const CompileFlags& flags);
 
 // FILE.sir, or - for stdin, without its weights.
 absl::StatusOr<Source> OpenText(const std::string& path);

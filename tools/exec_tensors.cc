@@ -229,6 +229,12 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
     return absl::OutOfRangeError(absl::StrCat("@", name, ": the inputs do not fit: found ", absl::StrJoin(found, ", "),
                                               "; expected ", absl::StrJoin(expected, ", ")));
   }
+  for (uint16_t symbol : entry->symbols) {
+    if (bound[symbol] != kUnbound) continue;
+    const std::string& dim = module->dims()[symbol].name;
+    return absl::OutOfRangeError(
+        absl::StrCat("@", name, ": no input's shape says what ", dim, " is; give it with --dim ", dim, "=N"));
+  }
   SINTER_RETURN_IF_ERROR(module->CheckDims(*entry, bound));
   SINTER_ASSIGN_OR_RETURN(const auto workspace, Workspace::Open(module, threads));
   SINTER_ASSIGN_OR_RETURN(const auto sequence, Sequence::Open(module, entry->name));
