@@ -46,7 +46,14 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
   return table;
 }
 
-Effort EffortFor(const PlannedKernel& kernel) { return kernel.spec.gemm ? Effort::kFull : Effort::kLight; }
+// Tiles gain up to a tenth from full effort and cost twice the time to compile: worth it where a row has this many multiply-adds.
+constexpr int64_t kFullEffortProducts = int64_t{1} << 19;
+
+Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims) {
+  if (!kernel.spec.gemm) return Effort::kLight;
+  const GemmSpec& gemm = *kernel.spec.gemm;
+  return dims.Max(gemm.n) * static_cast<double>(dims.Max(gemm.k)) >= kFullEffortProducts ? Effort::kFull : Effort::kLight;
+}
 
 absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
   VectorBuilder builder(out, target, kernel.symbol, dims);
@@ -84,12 +91,12 @@ class Progress {
 constexpr size_t kKernelsPerObject = 8;
 
 // The kernels of each object, by index: those of one effort, dealt out so that neighbours, which tend to be alike, lie in different ones.
-std::vector<std::vector<uint32_t>> Objects(const KernelTable& table) {
+std::vector<std::vector<uint32_t>> Objects(const KernelTable& table, const DimTable& dims) {
   std::vector<std::vector<uint32_t>> objects;
   for (Effort effort : {Effort::kFull, Effort::kLight}) {
     std::vector<uint32_t> alike;
     for (uint32_t k = 0; k < table.kernels.size(); ++k) {
-      if (EffortFor(table.kernels[k]) == effort) alike.push_back(k);
+      if (EffortFor(table.kernels[k], dims) == effort) alike.push_back(k);
     }
     const size_t first = objects.size(), count = (alike.size() + kKernelsPerObject - 1) / kKernelsPerObject;
     objects.resize(first + count);
@@ -99,7 +106,7 @@ std::vector<std::vector<uint32_t>> Objects(const KernelTable& table) {
 }
 
 absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, const KernelTable& table, const CompileOptions& options) {
-  const std::vector<std::vector<uint32_t>> groups = Objects(table);
+  const std::vector<std::vector<uint32_t>> groups = Objects(table, module.dims);
   const size_t per_target = groups.size();
   std::vector<CompiledObject> objects(per_target * options.targets.size());
   Progress progress(options, "kernels", static_cast<int64_t>(objects.size()));
@@ -112,7 +119,7 @@ absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, con
       SINTER_RETURN_IF_ERROR(EmitKernel(table.kernels[k], target, module.dims, emitted));
       objects[index].symbols.push_back(table.kernels[k].symbol);
     }
-    SINTER_ASSIGN_OR_RETURN(objects[index].bytes, CompileToObject(emitted, target, EffortFor(table.kernels[group[0]])));
+    SINTER_ASSIGN_OR_RETURN(objects[index].bytes, CompileToObject(emitted, target, EffortFor(table.kernels[group[0]], module.dims)));
     progress.Step();
     return absl::OkStatus();
   }));

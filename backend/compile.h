@@ -62,7 +62,7 @@ struct KernelTable {
 absl::StatusOr<KernelTable> CollectKernels(const Module& module);
 
 // How a kernel is compiled.
-Effort EffortFor(const PlannedKernel& kernel);
+Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims);
 // Adds the code of one kernel for one target to `out`.
 absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out);
 

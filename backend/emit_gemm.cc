@@ -95,15 +95,23 @@ class GemmEmitter {
     };
     if (spec_.packing == nullptr) make_masks();
     std::vector<Vec> c = InitC(height * vectors);
-    const Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_));
-    const Ptr panel = PanelAt(n);
-    b_.For(b_.Const(0), k_, 1, Carry(c), [&](Int k) {
+    // Both matrices are walked by pointers; what a row of A or a vector of B is away from them does not change along k.
+    Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_)), panel = PanelAt(n);
+    std::vector<Int> rows, lanes;
+    for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(b_.Const(r), am_));
+    for (int v = 0; v < vectors; ++v) lanes.push_back(LaneOfPanel(v * b_.lanes()));
+    std::vector<Handle*> carried = Carry(c);
+    carried.push_back(&a);
+    carried.push_back(&panel);
+    b_.For(b_.Const(0), k_, 1, carried, [&](Int) {
       std::vector<Vec> row;
-      for (int v = 0; v < vectors; ++v) row.push_back(LoadB(panel, k, v, masks));
+      for (int v = 0; v < vectors; ++v) row.push_back(LoadB(b_.Offset(panel, spec_.b.dtype, lanes[static_cast<size_t>(v)]), v, masks));
       for (int r = 0; r < height; ++r) {
-        const Vec x = LoadA(a, r, k);
+        const Vec x = LoadA(b_.Offset(a, spec_.a.dtype, rows[static_cast<size_t>(r)]));
         for (int v = 0; v < vectors; ++v) Product(x, row[static_cast<size_t>(v)], c[static_cast<size_t>(r * vectors + v)]);
       }
+      a = b_.Offset(a, spec_.a.dtype, ak_);
+      panel = b_.Offset(panel, spec_.b.dtype, spec_.packing == nullptr ? bk_ : b_.Const(spec_.packing->panel));
     });
     if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
     for (int r = 0; r < height; ++r) {
@@ -124,22 +132,19 @@ class GemmEmitter {
     return b_.Offset(bb_, spec_.b.dtype, b_.Mul(n, k_));  // [N/panel][K][panel]: n is a multiple of the panel
   }
 
-  Vec LoadA(Ptr a, int r, Int k) {
-    const Int at = b_.Add(b_.Mul(b_.Const(r), am_), b_.Mul(k, ak_));
-    return b_.LoadSplat(spec_.a.dtype, b_.Offset(a, spec_.a.dtype, at));
+  // Where column `lane` of a tile lies, from column 0 on.
+  Int LaneOfPanel(int lane) {
+    if (spec_.packing == nullptr) return b_.Const(lane);
+    const int width = spec_.packing->panel;
+    return b_.Add(b_.Mul(b_.Const(int64_t{lane / width} * width), k_), b_.Const(lane % width));
   }
 
-  // Vector v of row k of B.
-  Vec LoadB(Ptr panel, Int k, int v, const std::vector<Mask>& masks) {
-    const int lane = v * b_.lanes();
-    if (spec_.packing == nullptr) {
-      const Ptr at = b_.Offset(panel, spec_.b.dtype, b_.Add(b_.Mul(k, bk_), b_.Const(lane)));
-      return b_.Load(spec_.b.dtype, at, masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
-    }
-    const int width = spec_.packing->panel;
-    const Int start = b_.Mul(b_.Mul(b_.Const(lane / width), k_), b_.Const(width));
-    const Int at = b_.Add(b_.Add(start, b_.Const(lane % width)), b_.Mul(k, b_.Const(width)));
-    return b_.Load(spec_.b.dtype, b_.Offset(panel, spec_.b.dtype, at));  // panels are padded: no mask
+  Vec LoadA(Ptr at) { return b_.LoadSplat(spec_.a.dtype, at); }
+
+  // Vector v of a row of B; panels are padded and need no mask.
+  Vec LoadB(Ptr at, int v, const std::vector<Mask>& masks) {
+    const bool masked = spec_.packing == nullptr && !masks.empty();
+    return b_.Load(spec_.b.dtype, at, masked ? &masks[static_cast<size_t>(v)] : nullptr);
   }
 
   void Product(Vec a, Vec row, Vec& c) { c = b_.Fma(a, row, c); }

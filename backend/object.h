@@ -18,7 +18,7 @@
 namespace sinter {
 
 // How much code generation does. kLight leaves out what tiles need and loops over rows do not (scheduling, loop-invariant code
-// motion): half the compile time, the same speed where measured.
+// motion): half the compile time, the same speed for rows.
 enum class Effort : uint8_t { kLight, kFull };
 
 // LLVM IR as text, verified.

@@ -32,9 +32,9 @@ double Milliseconds() {
 }
 
 // Bytes ever taken from the heap cannot be asked of malloc; what is in use can, and no token may change it.
-size_t HeapInUse() {
+int64_t HeapInUse() {
   const struct mallinfo2 info = mallinfo2();
-  return info.uordblks + info.hblkhd;
+  return static_cast<int64_t>(info.uordblks + info.hblkhd);
 }
 
 double Median(std::vector<double> values) {
@@ -65,7 +65,7 @@ absl::StatusOr<Creation> Create(const CompileFlags& flags) {
 
 struct Workload {
   double tokens_per_s, step_ms, prefill_ms;
-  size_t heap_bytes;
+  int64_t heap_bytes;
 };
 
 // Medians over the sessions.
@@ -73,7 +73,7 @@ absl::StatusOr<Workload> RunSessions(std::shared_ptr<const CompiledModule> modul
   SINTER_ASSIGN_OR_RETURN(std::unique_ptr<Workspace> workspace, Workspace::Open(module, threads));
   const int32_t vocabulary = static_cast<int32_t>(workspace->vocabulary());
   std::vector<double> decode_ms, prefill_ms;
-  size_t heap = 0;
+  int64_t heap = 0;
   for (int s = 0; s < kSessions; ++s) {
     SINTER_ASSIGN_OR_RETURN(std::unique_ptr<Sequence> sequence, Sequence::Open(module));
     SamplerOptions options;
@@ -85,7 +85,7 @@ absl::StatusOr<Workload> RunSessions(std::shared_ptr<const CompiledModule> modul
     const double start = Milliseconds();
     SINTER_RETURN_IF_ERROR(workspace->Prefill(*sequence, prompt, absl::MakeSpan(logits)));
     prefill_ms.push_back(Milliseconds() - start);
-    const size_t before = HeapInUse();
+    const int64_t before = HeapInUse();
     const double first = Milliseconds();
     const int32_t row = 0;
     for (int i = 0; i < kTokens; ++i) {

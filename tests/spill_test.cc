@@ -62,7 +62,7 @@ TEST_P(SpillTest, NoKernelSpillsVectors) {
     Emitted emitted;
     const absl::Status status = EmitKernel(kernel, target, model->module->dims, emitted);
     ASSERT_TRUE(status.ok()) << status;
-    const auto assembly = CompileToAssembly(emitted, target, EffortFor(kernel));
+    const auto assembly = CompileToAssembly(emitted, target, EffortFor(kernel, model->module->dims));
     ASSERT_TRUE(assembly.ok()) << assembly.status();
     vectorized += absl::StrContains(*assembly, "%ymm") || absl::StrContains(*assembly, "%zmm");
     const std::vector<std::string> spills = VectorSpills(*assembly);

@@ -87,7 +87,7 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeT
       progress.Update("kernels", static_cast<int64_t>(i), static_cast<int64_t>(table.kernels.size()));
       Emitted emitted;
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
-      SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, EffortFor(kernel)));
+      SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, EffortFor(kernel, module.dims)));
       std::vector<std::string> tiles;
       for (const std::string& tile : kernel.tiles) {
         if (absl::StartsWith(tile, absl::StrCat(target->name, ":"))) tiles.push_back(tile);
@@ -112,7 +112,7 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
     for (const PlannedKernel& kernel : table.kernels) {
       Emitted emitted;
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
-      SINTER_ASSIGN_OR_RETURN(const std::string object, CompileToObject(emitted, *target, EffortFor(kernel)));
+      SINTER_ASSIGN_OR_RETURN(const std::string object, CompileToObject(emitted, *target, EffortFor(kernel, module.dims)));
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
