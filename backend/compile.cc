@@ -32,7 +32,8 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
       if (!kernel) continue;
       const Graph& body = module.graph(kernel->body.id);
       const std::vector<std::string> packs = PacksOf(graph, op);
-      const std::string key = absl::StrCat(HashGraph(body), "|", absl::StrJoin(kernel->tiles, " "), "|", absl::StrJoin(packs, "|"));
+      const std::string key =
+          absl::StrCat(HashGraph(body), "|", absl::StrJoin(kernel->tiles, " "), "|", absl::StrJoin(packs, "|"));
       const auto [it, is_new] = known.emplace(key, static_cast<uint32_t>(table.kernels.size()));
       if (is_new) {
         SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOf(body, packs));
@@ -46,13 +47,15 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
   return table;
 }
 
-// Tiles gain up to a tenth from full effort and cost twice the time to compile: worth it where a row has this many multiply-adds.
+// Tiles gain up to a tenth from full effort and cost twice the time to compile: worth it where a row has this many
+// multiply-adds.
 constexpr int64_t kFullEffortProducts = int64_t{1} << 19;
 
 Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims) {
   if (!kernel.spec.gemm) return Effort::kLight;
   const GemmSpec& gemm = *kernel.spec.gemm;
-  return dims.Max(gemm.n) * static_cast<double>(dims.Max(gemm.k)) >= kFullEffortProducts ? Effort::kFull : Effort::kLight;
+  return dims.Max(gemm.n) * static_cast<double>(dims.Max(gemm.k)) >= kFullEffortProducts ? Effort::kFull
+                                                                                         : Effort::kLight;
 }
 
 absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
@@ -72,7 +75,8 @@ namespace {
 // Calls options.progress, if there is one, under a lock.
 class Progress {
  public:
-  Progress(const CompileOptions& options, absl::string_view what, int64_t total) : options_(options), what_(what), total_(total) {}
+  Progress(const CompileOptions& options, absl::string_view what, int64_t total)
+      : options_(options), what_(what), total_(total) {}
   void Step() {
     if (!options_.progress) return;
     std::lock_guard<std::mutex> lock(mutex_);
@@ -86,11 +90,12 @@ class Progress {
   std::mutex mutex_;
 };
 
-// Kernels that share an object: setting up code generation costs as much as a small kernel. A number of its own, not of the threads, so that
-// the image does not depend on them.
+// Kernels that share an object: setting up code generation costs as much as a small kernel. A number of its own, not of
+// the threads, so that the image does not depend on them.
 constexpr size_t kKernelsPerObject = 8;
 
-// The kernels of each object, by index: those of one effort, dealt out so that neighbours, which tend to be alike, lie in different ones.
+// The kernels of each object, by index: those of one effort, dealt out so that neighbours, which tend to be alike, lie
+// in different ones.
 std::vector<std::vector<uint32_t>> Objects(const KernelTable& table, const DimTable& dims) {
   std::vector<std::vector<uint32_t>> objects;
   for (Effort effort : {Effort::kFull, Effort::kLight}) {
@@ -105,31 +110,35 @@ std::vector<std::vector<uint32_t>> Objects(const KernelTable& table, const DimTa
   return objects;
 }
 
-absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, const KernelTable& table, const CompileOptions& options) {
+absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, const KernelTable& table,
+                                                       const CompileOptions& options) {
   const std::vector<std::vector<uint32_t>> groups = Objects(table, module.dims);
   const size_t per_target = groups.size();
   std::vector<CompiledObject> objects(per_target * options.targets.size());
   Progress progress(options, "kernels", static_cast<int64_t>(objects.size()));
-  SINTER_RETURN_IF_ERROR(ParallelFor(static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
-    const size_t index = static_cast<size_t>(i);
-    const Target& target = *options.targets[index / per_target];
-    const std::vector<uint32_t>& group = groups[index % per_target];
-    Emitted emitted;
-    for (uint32_t k : group) {
-      SINTER_RETURN_IF_ERROR(EmitKernel(table.kernels[k], target, module.dims, emitted));
-      objects[index].symbols.push_back(table.kernels[k].symbol);
-    }
-    SINTER_ASSIGN_OR_RETURN(objects[index].bytes, CompileToObject(emitted, target, EffortFor(table.kernels[group[0]], module.dims)));
-    progress.Step();
-    return absl::OkStatus();
-  }));
+  SINTER_RETURN_IF_ERROR(
+      ParallelFor(static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
+        const size_t index = static_cast<size_t>(i);
+        const Target& target = *options.targets[index / per_target];
+        const std::vector<uint32_t>& group = groups[index % per_target];
+        Emitted emitted;
+        for (uint32_t k : group) {
+          SINTER_RETURN_IF_ERROR(EmitKernel(table.kernels[k], target, module.dims, emitted));
+          objects[index].symbols.push_back(table.kernels[k].symbol);
+        }
+        SINTER_ASSIGN_OR_RETURN(objects[index].bytes,
+                                CompileToObject(emitted, target, EffortFor(table.kernels[group[0]], module.dims)));
+        progress.Step();
+        return absl::OkStatus();
+      }));
   std::vector<PlacedImage> images;
   uint64_t offset = 0;
   for (size_t t = 0; t < options.targets.size(); ++t) {
     const absl::Span<const CompiledObject> own(objects.data() + t * per_target, per_target);
     SINTER_ASSIGN_OR_RETURN(LinkedImage image, LinkImage(own));
     PlacedImage placed{options.targets[t], std::move(image.bytes), {}, offset};
-    for (const PlannedKernel& kernel : table.kernels) placed.entry_points.push_back(image.entry_points.at(kernel.symbol));
+    for (const PlannedKernel& kernel : table.kernels)
+      placed.entry_points.push_back(image.entry_points.at(kernel.symbol));
     offset += static_cast<uint64_t>(AlignUp(static_cast<int64_t>(placed.bytes.size()), kModulePage));
     images.push_back(std::move(placed));
   }
@@ -173,7 +182,8 @@ absl::Status WriteWeights(const Placement& placement, const CompileOptions& opti
     SINTER_ASSIGN_OR_RETURN(const Packing* packing, FindPacking(placed.pack));
     left[i] = made ? 1 : PackUnits(placed.type(), *packing);
     for (int64_t u = 0; u < left[i]; ++u) units.push_back({&placed, u});
-    if (!made && !options.weights) return absl::InvalidArgumentError(absl::StrCat("weight \"", placed.name, "\": no weight file is given"));
+    if (!made && !options.weights)
+      return absl::InvalidArgumentError(absl::StrCat("weight \"", placed.name, "\": no weight file is given"));
   }
   Progress progress(options, "weights", static_cast<int64_t>(units.size()));
   return ParallelFor(static_cast<int64_t>(units.size()), options.threads, [&](int64_t i) -> absl::Status {
@@ -199,7 +209,8 @@ absl::Status WriteWeights(const Placement& placement, const CompileOptions& opti
 
 }  // namespace
 
-absl::StatusOr<OutputFile> Compile(const Module& module, const ModuleInfo& info, const CompileOptions& options, OutputFile file) {
+absl::StatusOr<OutputFile> Compile(const Module& module, const ModuleInfo& info, const CompileOptions& options,
+                                   OutputFile file) {
   SINTER_ASSIGN_OR_RETURN(const Placement placement, PlacementOf(module));
   SINTER_ASSIGN_OR_RETURN(const KernelTable table, CollectKernels(module));
   SINTER_ASSIGN_OR_RETURN(const std::vector<PlacedImage> images, CompileImages(module, table, options));

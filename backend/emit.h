@@ -1,7 +1,7 @@
 // Emitters: a kernel spec in, the kernel's code out, through a VectorBuilder. One function a family; no LLVM here.
 //
-// A kernel's grains are those of KernelSpec::extent, the last factor fastest. Emitters assume that SpecOf accepted the body, so they
-// do not fail.
+// A kernel's grains are those of KernelSpec::extent, the last factor fastest. Emitters assume that SpecOf accepted the
+// body, so they do not fail.
 #pragma once
 
 #include "backend/kernel_spec.h"

@@ -1,8 +1,9 @@
 // Family gemm: C[batch.., m, n] = sum over k of A[batch.., m, k] * B[batch.., k, n], register-tiled.
 //
-// A grain is a block of rows and columns of one batch index. Inside it, tiles of columns are the outer loop, so that a panel of B stays
-// in cache while the tiles of rows pass over it; every tile runs the whole of k with its accumulators in registers. Each element of C is
-// summed in the order of k whatever tile it falls into, so results do not depend on how rows and columns are cut.
+// A grain is a block of rows and columns of one batch index. Inside it, tiles of columns are the outer loop, so that a
+// panel of B stays in cache while the tiles of rows pass over it; every tile runs the whole of k with its accumulators
+// in registers. Each element of C is summed in the order of k whatever tile it falls into, so results do not depend on
+// how rows and columns are cut.
 #include <functional>
 
 #include "backend/emit.h"
@@ -39,7 +40,9 @@ class GemmEmitter {
       c_ = AddressOf(b_, spec_.c, index);
       const Int rows = Rest(m_, m0, spec_.m_block), columns = Rest(n_, n0, spec_.n_block);
       // Whole tiles of columns, then narrow ones, the last of which is masked.
-      const int narrow = tile_.shape == TileShape::kDot ? 1 : spec_.packing != nullptr ? spec_.packing->panel : b_.lanes();
+      const int narrow = tile_.shape == TileShape::kDot ? 1
+                         : spec_.packing != nullptr     ? spec_.packing->panel
+                                                        : b_.lanes();
       int64_t all;
       const bool ragged = tile_.shape != TileShape::kDot && !(b_.IsConst(n_, &all) && all % narrow == 0);
       Steps(columns, {tile_.columns, narrow}, ragged, [&](Int n, int width, bool masked) {
@@ -62,8 +65,8 @@ class GemmEmitter {
     return b_.Min(b_.Sub(size, first), b_.Const(block));
   }
 
-  // Covers [0, size) by steps of sizes[0] while they fit, then of the next size, and so on. `ragged`: the last size also covers what is
-  // left of it, masked.
+  // Covers [0, size) by steps of sizes[0] while they fit, then of the next size, and so on. `ragged`: the last size
+  // also covers what is left of it, masked.
   void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body) {
     Int done = b_.Const(0);
     int last = 0;
@@ -91,7 +94,8 @@ class GemmEmitter {
     const int vectors = width / b_.lanes();
     std::vector<Mask> masks;
     const auto make_masks = [&] {
-      for (int v = 0; left != nullptr && v < vectors; ++v) masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
+      for (int v = 0; left != nullptr && v < vectors; ++v)
+        masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
     };
     if (spec_.packing == nullptr) make_masks();
     std::vector<Vec> c = InitC(height * vectors);
@@ -105,17 +109,20 @@ class GemmEmitter {
     carried.push_back(&panel);
     b_.For(b_.Const(0), k_, 1, carried, [&](Int) {
       std::vector<Vec> row;
-      for (int v = 0; v < vectors; ++v) row.push_back(LoadB(b_.Offset(panel, spec_.b.dtype, lanes[static_cast<size_t>(v)]), v, masks));
+      for (int v = 0; v < vectors; ++v)
+        row.push_back(LoadB(b_.Offset(panel, spec_.b.dtype, lanes[static_cast<size_t>(v)]), v, masks));
       for (int r = 0; r < height; ++r) {
         const Vec x = LoadA(b_.Offset(a, spec_.a.dtype, rows[static_cast<size_t>(r)]));
-        for (int v = 0; v < vectors; ++v) Product(x, row[static_cast<size_t>(v)], c[static_cast<size_t>(r * vectors + v)]);
+        for (int v = 0; v < vectors; ++v)
+          Product(x, row[static_cast<size_t>(v)], c[static_cast<size_t>(r * vectors + v)]);
       }
       a = b_.Offset(a, spec_.a.dtype, ak_);
       panel = b_.Offset(panel, spec_.b.dtype, spec_.packing == nullptr ? bk_ : b_.Const(spec_.packing->panel));
     });
     if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
     for (int r = 0; r < height; ++r) {
-      for (int v = 0; v < vectors; ++v) StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
+      for (int v = 0; v < vectors; ++v)
+        StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
     }
   }
 
@@ -159,7 +166,8 @@ class GemmEmitter {
     if (b_.IsConst(cn_, &stride) && stride == 1) {
       b_.Store(spec_.c.dtype, at, c, masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
     } else {
-      b_.StoreStrided(spec_.c.dtype, at, cn_, left == nullptr ? b_.Const(b_.lanes()) : b_.Sub(*left, b_.Const(v * b_.lanes())), c);
+      b_.StoreStrided(spec_.c.dtype, at, cn_,
+                      left == nullptr ? b_.Const(b_.lanes()) : b_.Sub(*left, b_.Const(v * b_.lanes())), c);
     }
   }
 
@@ -176,7 +184,8 @@ class GemmEmitter {
       }
       for (int w = 0; w < width; ++w) {
         const Vec y = b_.Load(spec_.b.dtype, b_.Offset(bb, spec_.b.dtype, b_.Add(b_.Mul(b_.Const(w), bn_), k)), mask);
-        for (int r = 0; r < height; ++r) Product(rows[static_cast<size_t>(r)], y, c[static_cast<size_t>(r * width + w)]);
+        for (int r = 0; r < height; ++r)
+          Product(rows[static_cast<size_t>(r)], y, c[static_cast<size_t>(r * width + w)]);
       }
     };
     const Int lanes = b_.Const(b_.lanes());

@@ -1,6 +1,6 @@
-// Families map, row and move: for each row (all axes but the last), passes over the inner axis. A pass computes the reductions whose
-// operands need no later reduction; the last pass stores. Values that do not depend on the inner axis are computed once a row, as
-// splats; values that do are recomputed in each pass that needs them.
+// Families map, row and move: for each row (all axes but the last), passes over the inner axis. A pass computes the
+// reductions whose operands need no later reduction; the last pass stores. Values that do not depend on the inner axis
+// are computed once a row, as splats; values that do are recomputed in each pass that needs them.
 #include <algorithm>
 #include <functional>
 #include <limits>
@@ -16,7 +16,8 @@ Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& in
   for (size_t i = 0; i < indices.size(); ++i) at = b.Add(at, b.Mul(indices[i], b.Dim(access.strides[i])));
   if (access.gather) {
     Int index = b.Dim(access.gather->offset);
-    for (size_t i = 0; i < indices.size(); ++i) index = b.Add(index, b.Mul(indices[i], b.Dim(access.gather->strides[i])));
+    for (size_t i = 0; i < indices.size(); ++i)
+      index = b.Add(index, b.Mul(indices[i], b.Dim(access.gather->strides[i])));
     const Ptr element = b.Offset(b.Operand(access.gather->operand, false), access.gather->dtype, index);
     at = b.Add(at, b.Mul(b.LoadIndex(access.gather->dtype, element), b.Dim(access.gather->row_stride)));
   }
@@ -81,7 +82,8 @@ class RowEmitter {
     for (const DimExpr& axis : spec.axes) sizes_.push_back(b.Dim(axis));
     inner_ = spec.axes.size() - 1;
     for (OpId id : graph_.order()) {
-      if (graph_.op(id).def().Has(kReduce) && !spec.leaves.contains(graph_.op(id).results[0])) reductions_.push_back(id);
+      if (graph_.op(id).def().Has(kReduce) && !spec.leaves.contains(graph_.op(id).results[0]))
+        reductions_.push_back(id);
     }
   }
 
@@ -175,7 +177,18 @@ class RowEmitter {
     }
     const OpData* def = DefOf(value);
     if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return false;
-    return std::any_of(def->fields.operands.begin(), def->fields.operands.end(), [this](ValueId v) { return v.valid() && Varies(v); });
+    return std::any_of(def->fields.operands.begin(), def->fields.operands.end(),
+                       [this](ValueId v) { return v.valid() && Varies(v); });
+  }
+
+  // Whether computing a value anew at each place takes a polynomial.
+  bool IsHeavy(ValueId value) const {
+    static constexpr OpKind kPolynomials[] = {OpKind::kExp, OpKind::kLog, OpKind::kTanh, OpKind::kErf};
+    const OpData* def = DefOf(value);
+    if (def == nullptr || rows_.contains(value) || spec_.leaves.contains(value)) return false;
+    if (std::find(std::begin(kPolynomials), std::end(kPolynomials), def->kind()) != std::end(kPolynomials)) return true;
+    return std::any_of(def->fields.operands.begin(), def->fields.operands.end(),
+                       [this](ValueId v) { return v.valid() && IsHeavy(v); });
   }
 
   // Whether every reduction that a value needs is done.
@@ -184,7 +197,8 @@ class RowEmitter {
     const OpData* def = DefOf(value);
     if (def == nullptr || def->kind() == OpKind::kConstant) return true;
     if (def->def().Has(kReduce)) return false;
-    return std::all_of(def->fields.operands.begin(), def->fields.operands.end(), [this](ValueId v) { return !v.valid() || Ready(v); });
+    return std::all_of(def->fields.operands.begin(), def->fields.operands.end(),
+                       [this](ValueId v) { return !v.valid() || Ready(v); });
   }
 
   // Walks the inner axis: `chains` vectors a round where they fit whole, then single ones, the last one masked.
@@ -201,7 +215,8 @@ class RowEmitter {
     if (chains > 1 && !(is_known && known < round)) {
       done = b_.Mul(b_.Div(n, b_.Const(round)), b_.Const(round));
       b_.For(b_.Const(0), done, round, carried, [&](Int at) {
-        for (int c = 0; c < chains; ++c) visit(b_.Add(at, b_.Const(int64_t{c} * b_.lanes())), nullptr, static_cast<size_t>(c));
+        for (int c = 0; c < chains; ++c)
+          visit(b_.Add(at, b_.Const(int64_t{c} * b_.lanes())), nullptr, static_cast<size_t>(c));
       });
     }
     const Int whole = b_.Mul(b_.Div(n, lanes), lanes);
@@ -229,7 +244,10 @@ class RowEmitter {
   }
 
   void Reduce(const std::vector<OpId>& ops) {
-    const size_t chains = 4;
+    // Chains of accumulators hide the latency of additions; polynomials fill the registers by themselves.
+    const bool heavy =
+        std::any_of(ops.begin(), ops.end(), [this](OpId id) { return IsHeavy(graph_.op(id).fields.operands[0]); });
+    const size_t chains = heavy ? static_cast<size_t>(b_.target().registers / 16) : 4;
     for (OpId id : ops) Hoist(graph_.op(id).fields.operands[0]);
     const auto neutral = [&](OpId id) {
       return b_.Splat(graph_.op(id).kind() == OpKind::kMax ? -std::numeric_limits<double>::infinity() : 0.0);
@@ -254,7 +272,8 @@ class RowEmitter {
         const OpData* product = DefOf(operand);
         const bool fuse = product != nullptr && product->kind() == OpKind::kMul && !rows_.contains(operand);
         if (fuse && place.mask == nullptr) {
-          sum = b_.Fma(At(product->fields.operands[0], place).floats, At(product->fields.operands[1], place).floats, sum);
+          sum =
+              b_.Fma(At(product->fields.operands[0], place).floats, At(product->fields.operands[1], place).floats, sum);
           continue;
         }
         Vec x = At(operand, place).floats;
@@ -266,7 +285,10 @@ class RowEmitter {
       Vec* s = &sums[i * chains];
       const OpKind kind = graph_.op(ops[i]).kind();
       const auto join = [&](Vec x, Vec y) { return kind == OpKind::kMax ? b_.Max(x, y) : b_.Add(x, y); };
-      Vec total = join(join(s[0], s[1]), join(s[2], s[3]));
+      for (size_t half = chains / 2; half > 0; half /= 2) {
+        for (size_t c = 0; c < half; ++c) s[c] = join(s[c], s[c + half]);
+      }
+      Vec total = s[0];
       total = kind == OpKind::kMax ? b_.ReduceMax(total) : b_.ReduceAdd(total);
       if (kind == OpKind::kMean) total = b_.Div(total, CountOfRow());
       rows_[graph_.op(ops[i]).results[0]] = Lanes::Of(total);
@@ -306,7 +328,8 @@ class RowEmitter {
     const Access& access = spec_.leaves.at(value);
     const DimExpr& stride = access.strides[inner_];
     const bool splat = stride.is_const() && stride.constant() == 0;
-    const Ptr at = splat ? addresses_.at(value) : b_.Offset(addresses_.at(value), access.dtype, b_.Mul(place.at, b_.Dim(stride)));
+    const Ptr at =
+        splat ? addresses_.at(value) : b_.Offset(addresses_.at(value), access.dtype, b_.Mul(place.at, b_.Dim(stride)));
     if (access.dtype == DType::kBool) return Lanes::Of(splat ? b_.LoadMaskSplat(at) : b_.LoadMask(at, place.mask));
     if (IsInt(access.dtype)) {
       return Lanes::Of(splat ? b_.LoadIntsSplat(access.dtype, at) : b_.LoadInts(access.dtype, at, place.mask));
@@ -379,8 +402,8 @@ class RowEmitter {
   size_t inner_ = 0;
   std::vector<OpId> reductions_;
   absl::flat_hash_map<ValueId, Ptr> addresses_;
-  absl::flat_hash_map<ValueId, Lanes> rows_;   // values of the row, as splats
-  absl::flat_hash_map<ValueId, Int> limits_;   // of a causal mask: the row's position
+  absl::flat_hash_map<ValueId, Lanes> rows_;  // values of the row, as splats
+  absl::flat_hash_map<ValueId, Int> limits_;  // of a causal mask: the row's position
 };
 
 }  // namespace

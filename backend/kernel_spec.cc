@@ -130,8 +130,8 @@ class SpecBuilder {
     }
     SINTER_RETURN_IF_ERROR(CheckTypes(*spec_.row->expr));
     spec_.family = append.valid() || (moves && !computes) || (!computes && !spec_.row->reduces) ? "move"
-                   : spec_.row->reduces                                                      ? "row"
-                                                                                             : "map";
+                   : spec_.row->reduces                                                         ? "row"
+                                                                                                : "map";
     const std::vector<DimExpr>& axes = spec_.row->axes;
     for (size_t i = 0; i + 1 < axes.size(); ++i) {
       spec_.extent.push_back({axes[i], i + 2 == axes.size() ? spec_.row->row_block : 1});
@@ -156,9 +156,11 @@ class SpecBuilder {
     std::optional<View> view = ResolveView(body_, value);
     if (!view) return No("a view that strides cannot express");
     const auto operand = operand_.find(view->base);
-    if (operand == operand_.end()) return No(absl::StrCat("a view of the computed value %", body_.value(view->base).name));
+    if (operand == operand_.end())
+      return No(absl::StrCat("a view of the computed value %", body_.value(view->base).name));
     if (!packs_.empty() && !packs_[operand->second].empty()) return No("a packed weight outside a product");
-    return Access{operand->second, body_.type(value).dtype, body_.type(view->base).state, view->offset, view->strides, {}};
+    return Access{operand->second, body_.type(value).dtype, body_.type(view->base).state,
+                  view->offset,    view->strides,           {}};
   }
 
   // Aligns an access of rank r at the last of `dims.size()` axes; axes where the value has a literal 1 get stride 0.
@@ -173,7 +175,8 @@ class SpecBuilder {
 
   absl::StatusOr<Access::Gather> GatherBy(ValueId index, DimExpr row_stride, size_t rank, size_t axis) const {
     SINTER_ASSIGN_OR_RETURN(Access at, AccessOf(index));
-    Access::Gather gather{at.operand, at.dtype, at.offset, std::vector<DimExpr>(rank, DimExpr(0)), std::move(row_stride)};
+    Access::Gather gather{at.operand, at.dtype, at.offset, std::vector<DimExpr>(rank, DimExpr(0)),
+                          std::move(row_stride)};
     gather.strides[axis] = at.strides[0];
     return gather;
   }
@@ -235,9 +238,12 @@ class SpecBuilder {
     }
     const RowSpec& row = *spec_.row;
     const auto plain = [](DType t) { return t == DType::kBool || IsInt(t); };
-    const auto simple = [](const DimExpr& stride) { return stride.is_one() || (stride.is_const() && stride.constant() == 0); };
+    const auto simple = [](const DimExpr& stride) {
+      return stride.is_one() || (stride.is_const() && stride.constant() == 0);
+    };
     for (const auto& [value, access] : row.leaves) {
-      if (IsQuantized(access.dtype) || access.dtype == DType::kF64) return No(absl::StrCat("elements of type ", Info(access.dtype).name));
+      if (IsQuantized(access.dtype) || access.dtype == DType::kF64)
+        return No(absl::StrCat("elements of type ", Info(access.dtype).name));
       const bool rope = expr.value(value).def.valid() && expr.op(expr.value(value).def).kind() == OpKind::kRope;
       const DimExpr& stride = (rope ? row.leaves.at(expr.DefAs<ops::Rope>(value)->x) : access).strides.back();
       if ((plain(access.dtype) && !simple(stride)) || (rope && !stride.is_one())) return No("a strided inner axis");
@@ -299,7 +305,8 @@ class SpecBuilder {
     const auto repeat = body_.DefAs<ops::Repeat>(result);
     const bool repeats = repeat && !ResolveView(body_, result);
     if (repeats) {  // [.., n, ..] -> [.., n, times, ..], stored densely
-      const size_t axis = static_cast<size_t>(repeat->axis < 0 ? repeat->axis + body_.type(result).rank() : repeat->axis);
+      const size_t axis =
+          static_cast<size_t>(repeat->axis < 0 ? repeat->axis + body_.type(result).rank() : repeat->axis);
       SINTER_ASSIGN_OR_RETURN(Access from, AccessOf(repeat->x));
       axes = body_.type(repeat->x).dims;
       axes.insert(axes.begin() + static_cast<int64_t>(axis) + 1, DimExpr(repeat->times));
@@ -324,7 +331,9 @@ class SpecBuilder {
 
   // Makes `axis` the inner axis of everything.
   void MoveInner(size_t axis) {
-    const auto move = [axis](std::vector<DimExpr>& v) { std::rotate(v.begin() + static_cast<int64_t>(axis), v.begin() + static_cast<int64_t>(axis) + 1, v.end()); };
+    const auto move = [axis](std::vector<DimExpr>& v) {
+      std::rotate(v.begin() + static_cast<int64_t>(axis), v.begin() + static_cast<int64_t>(axis) + 1, v.end());
+    };
     RowSpec& row = *spec_.row;
     move(row.axes);
     for (auto& [value, access] : row.leaves) {
@@ -350,8 +359,9 @@ class SpecBuilder {
       const std::vector<std::string> letters = absl::StrSplit(loop.slices[i], ' ', absl::SkipEmpty());
       std::vector<DimExpr> strides(row.axes.size(), DimExpr(0));
       for (size_t j = 0; j < letters.size(); ++j) {
-        const size_t axis = letters[j] == "." ? over.size()
-                                              : static_cast<size_t>(std::find(over.begin(), over.end(), letters[j]) - over.begin());
+        const size_t axis = letters[j] == "."
+                                ? over.size()
+                                : static_cast<size_t>(std::find(over.begin(), over.end(), letters[j]) - over.begin());
         strides[axis] = strides[axis] + from.strides[j];
         if (letters[j] == ".") row.axes.back() = body_.type(loop.args[i]).dims[j];
       }
@@ -375,7 +385,8 @@ class SpecBuilder {
     row.axes.assign(k.begin(), k.end());  // [G,1,T,D]
     SINTER_RETURN_IF_ERROR(AddLeaves(4));
     SINTER_ASSIGN_OR_RETURN(Access::Gather at, GatherBy(append.pos, width, 4, 2));
-    for (const auto& [value, plane] : {std::pair{append.k, DimExpr(0)}, std::pair{append.v, groups * capacity * width}}) {
+    for (const auto& [value, plane] :
+         {std::pair{append.k, DimExpr(0)}, std::pair{append.v, groups * capacity * width}}) {
       Access to{operand_[append.cache], body_.type(append.cache).dtype, true, plane, {capacity * width, 0, 0, 1}, at};
       row.stores.push_back({value, std::move(to)});
     }
@@ -412,7 +423,8 @@ class SpecBuilder {
     if (packed) {
       SINTER_ASSIGN_OR_RETURN(spec.packing, FindPacking(packs_[b_operand->second]));
       if (spec.packing->k_major == gemm.trans_b) return No("a weight packed for the other transposition");
-      spec.b = Access{b_operand->second, body_.type(gemm.b).dtype, false, 0, std::vector<DimExpr>(batch + 2, DimExpr(0)), {}};
+      spec.b = Access{
+          b_operand->second, body_.type(gemm.b).dtype, false, 0, std::vector<DimExpr>(batch + 2, DimExpr(0)), {}};
     } else {
       SINTER_ASSIGN_OR_RETURN(spec.b, AccessOf(gemm.b));
       const Dims& b_dims = body_.type(gemm.b).dims;

@@ -1,11 +1,13 @@
-// What a kernel computes and how its work is cut: derived from a body graph, asked by kernel selection, barrier planning and the
-// emitters. Knows no LLVM.
+// What a kernel computes and how its work is cut: derived from a body graph, asked by kernel selection, barrier
+// planning and the emitters. Knows no LLVM.
 //
-// A row kernel (families map, row and move) walks an iteration space: `axes`, of which the last, the inner axis, is vectorized. Every
-// leaf of its expression is an Access: operand elements by strides over the axes. Reductions run along the inner axis; a value that does not depend on the inner axis is per row.
-// A gemm kernel is C[batch.., m, n] = sum over k of A[batch.., m, k] * B[batch.., k, n].
+// A row kernel (families map, row and move) walks an iteration space: `axes`, of which the last, the inner axis, is
+// vectorized. Every leaf of its expression is an Access: operand elements by strides over the axes. Reductions run
+// along the inner axis; a value that does not depend on the inner axis is per row. A gemm kernel is C[batch.., m, n] =
+// sum over k of A[batch.., m, k] * B[batch.., k, n].
 //
-// Errors are kUnimplemented: the body is well formed and no family computes it; the message says what stands in the way.
+// Errors are kUnimplemented: the body is well formed and no family computes it; the message says what stands in the
+// way.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +23,8 @@
 
 namespace sinter {
 
-// An affine look at a parameter of a graph: element (i0, i1, ..) of the viewed value is element offset + sum(i_a * strides[a]).
+// An affine look at a parameter of a graph: element (i0, i1, ..) of the viewed value is element offset + sum(i_a *
+// strides[a]).
 struct View {
   ValueId base;
   DimExpr offset;
@@ -36,10 +39,11 @@ std::vector<DimExpr> DenseStrides(absl::Span<const DimExpr> dims);
 struct Access {
   uint32_t operand = 0;  // of the kernel: parameters of the body first, then its results that are no states
   DType dtype = DType::kF32;
-  bool state = false;    // the operand is a SinterState
+  bool state = false;  // the operand is a SinterState
   DimExpr offset;
   std::vector<DimExpr> strides;
-  // Rows that data choose: adds index * row_stride, where index is the integer element of `operand` at the strides given.
+  // Rows that data choose: adds index * row_stride, where index is the integer element of `operand` at the strides
+  // given.
   struct Gather {
     uint32_t operand = 0;
     DType dtype = DType::kI32;
@@ -57,11 +61,11 @@ struct ExtentFactor {
 };
 
 struct RowSpec {
-  const Graph* expr = nullptr;                   // whose ops are emitted; the body, or the body of the loop in it
-  absl::flat_hash_map<ValueId, Access> leaves;   // values of expr that are loads
-  std::vector<DimExpr> axes;                     // the last is the inner axis
+  const Graph* expr = nullptr;                  // whose ops are emitted; the body, or the body of the loop in it
+  absl::flat_hash_map<ValueId, Access> leaves;  // values of expr that are loads
+  std::vector<DimExpr> axes;                    // the last is the inner axis
   struct Store {
-    ValueId value;                               // of expr
+    ValueId value;  // of expr
     Access to;
   };
   std::vector<Store> stores;
@@ -72,7 +76,7 @@ struct RowSpec {
 struct GemmSpec {
   std::vector<DimExpr> batch;
   DimExpr m, n, k;
-  Access a, b, c;                // strides over batch.., then (m,k), (k,n), (m,n)
+  Access a, b, c;                    // strides over batch.., then (m,k), (k,n), (m,n)
   const Packing* packing = nullptr;  // of b when it is a packed weight: strides of b are not used
   TileShape shape = TileShape::kOuter;
   int64_t m_block = 96, n_block = 64;  // rows and columns of a grain

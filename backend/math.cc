@@ -18,13 +18,15 @@ Vec Polynomial(VectorBuilder& b, Vec x, std::initializer_list<double> coefficien
 
 // exp(x) where the result is a normal number.
 Vec NormalExp(VectorBuilder& b, Vec x) {
-  // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2)/2. Adding 1.5 * 2^23 rounds to an integer that sits in the low bits.
+  // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2)/2. Adding 1.5 * 2^23 rounds to an integer that sits in the
+  // low bits.
   const Vec magic = b.Splat(12582912.0);
   const Vec shifted = b.Fma(x, b.Splat(1.44269504088896341), magic);
   const Vec n = b.Sub(shifted, magic);
   Vec r = b.Fma(n, b.Splat(-0.693359375), x);
   r = b.Fma(n, b.Splat(2.12194440e-4), r);
-  Vec p = Polynomial(b, r, {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1});
+  Vec p = Polynomial(
+      b, r, {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1});
   p = b.Fma(p, b.Mul(r, r), b.Add(r, b.Splat(1.0)));
   return b.AddExponent(p, shifted);
 }
@@ -46,8 +48,9 @@ Vec EmitLog(VectorBuilder& b, Vec x) {
   e = b.Sub(e, b.Select(low, b.Splat(1.0), b.Splat(0.0)));
   const Vec f = b.Sub(b.Add(m, b.Select(low, m, b.Splat(0.0))), b.Splat(1.0));
   const Vec z = b.Mul(f, f);
-  Vec y = Polynomial(b, f, {7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
-                            -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1});
+  Vec y = Polynomial(b, f,
+                     {7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+                      -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1});
   y = b.Mul(b.Mul(y, f), z);
   y = b.Fma(e, b.Splat(-2.12194440e-4), y);
   y = b.Fma(z, b.Splat(-0.5), y);
@@ -66,7 +69,8 @@ Vec EmitTanh(VectorBuilder& b, Vec x) {
   const Vec large = b.Sub(b.Splat(1.0), b.Div(b.Splat(2.0), b.Add(e, b.Splat(1.0))));
   // else x + x^3 * P(x^2).
   const Vec z = b.Mul(x, x);
-  const Vec p = Polynomial(b, z, {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1});
+  const Vec p =
+      Polynomial(b, z, {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1});
   const Vec small = b.Fma(b.Mul(p, z), x, x);
   // Compared as squares; a NaN takes the second branch, where it stays one.
   return b.CopySign(b.Select(b.LessThan(b.Splat(0.625 * 0.625), z), large, small), x);
@@ -76,17 +80,21 @@ Vec EmitErf(VectorBuilder& b, Vec x) {
   const Vec a = b.Abs(x);
   const Vec z = b.Mul(x, x);
   // |x| < 1: x * T(x^2).
-  const Vec t = Polynomial(b, z, {7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3, -2.685381193529856e-2,
-                                  1.128358514861418e-1, -3.761262582423300e-1, 1.128379165726710e+0});
+  const Vec t = Polynomial(b, z,
+                           {7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3, -2.685381193529856e-2,
+                            1.128358514861418e-1, -3.761262582423300e-1, 1.128379165726710e+0});
   const Vec small = b.Mul(x, t);
   // else 1 - exp(-x^2) / |x| * P(1/x^2), with one P below |x| = 2 and one above.
   const Vec q = b.Div(b.Splat(1.0), a);
   const Vec y = b.Mul(q, q);
-  const Vec near = Polynomial(b, y, {2.326819970068386e-2, -1.387039388740657e-1, 3.687424674597105e-1, -5.824733027278666e-1,
-                                     6.210004621745983e-1, -4.944515323274145e-1, 3.404879937665872e-1, -2.741127028184656e-1,
-                                     5.638259427386472e-1});
-  const Vec far = Polynomial(b, y, {-1.047766399936249e+1, 1.297719955372516e+1, -7.495518717768503e+0, 2.921019019210786e+0,
-                                    -1.015265279202700e+0, 4.218463358204948e-1, -2.820767439740514e-1, 5.641895067754075e-1});
+  const Vec near = Polynomial(
+      b, y,
+      {2.326819970068386e-2, -1.387039388740657e-1, 3.687424674597105e-1, -5.824733027278666e-1, 6.210004621745983e-1,
+       -4.944515323274145e-1, 3.404879937665872e-1, -2.741127028184656e-1, 5.638259427386472e-1});
+  const Vec far =
+      Polynomial(b, y,
+                 {-1.047766399936249e+1, 1.297719955372516e+1, -7.495518717768503e+0, 2.921019019210786e+0,
+                  -1.015265279202700e+0, 4.218463358204948e-1, -2.820767439740514e-1, 5.641895067754075e-1});
   const Vec p = b.Select(b.LessThan(a, b.Splat(2.0)), near, far);
   const Vec tail = b.Mul(b.Mul(EmitExp(b, b.Neg(z)), q), p);
   const Vec large = b.CopySign(b.Sub(b.Splat(1.0), tail), x);

@@ -133,8 +133,9 @@ std::vector<GraphId> OrderedEntries(const Module& module) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const ModuleInfo& info, const KernelTable& kernels,
-                                                   absl::Span<const PlacedImage> images, const Placement& placement) {
+absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const ModuleInfo& info,
+                                                   const KernelTable& kernels, absl::Span<const PlacedImage> images,
+                                                   const Placement& placement) {
   fbs::MetadataT meta;
   meta.producer = absl::StrCat("sinter ", SINTER_VERSION);
   meta.command = info.command;

@@ -19,7 +19,8 @@ struct PlacedImage {
 };
 
 // The finished FlatBuffer.
-absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const ModuleInfo& info, const KernelTable& kernels,
-                                                   absl::Span<const PlacedImage> images, const Placement& placement);
+absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const ModuleInfo& info,
+                                                   const KernelTable& kernels, absl::Span<const PlacedImage> images,
+                                                   const Placement& placement);
 
 }  // namespace sinter

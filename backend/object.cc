@@ -44,7 +44,8 @@ absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target, Effort eff
     LLVMInitializeX86Target();
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
-    // LSR takes a third of the time of code generation, for loops whose addresses the emitters already write as base + index * scale
+    // LSR takes a third of the time of code generation, for loops whose addresses the emitters already write as base +
+    // index * scale
     // + number. Registers are allocated well at every level.
     SetOption("disable-lsr");
     SetOption("optimize-regalloc");
@@ -57,26 +58,30 @@ absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target, Effort eff
   if (llvm_target == nullptr) return absl::InternalError(absl::StrCat("LLVM: ", error));
   llvm::TargetOptions options;
   machine.reset(llvm_target->createTargetMachine(
-      kTriple, {target.llvm_cpu.data(), target.llvm_cpu.size()}, LlvmFeatures(target.features), options, llvm::Reloc::PIC_,
-      llvm::CodeModel::Small, effort == Effort::kFull ? llvm::CodeGenOptLevel::Less : llvm::CodeGenOptLevel::None));
+      kTriple, {target.llvm_cpu.data(), target.llvm_cpu.size()}, LlvmFeatures(target.features), options,
+      llvm::Reloc::PIC_, llvm::CodeModel::Small,
+      effort == Effort::kFull ? llvm::CodeGenOptLevel::Less : llvm::CodeGenOptLevel::None));
   if (machine == nullptr) return absl::InternalError("LLVM: no target machine for x86-64");
   machine->setFastISel(false);
   machine->setO0WantsFastISel(false);
   return machine.get();
 }
 
-absl::StatusOr<std::string> Generate(const Emitted& kernels, const Target& target, Effort effort, llvm::CodeGenFileType kind) {
-  SINTER_ASSIGN_OR_RETURN(llvm::TargetMachine* machine, MachineFor(target, effort));
+absl::StatusOr<std::string> Generate(const Emitted& kernels, const Target& target, Effort effort,
+                                     llvm::CodeGenFileType kind) {
+  SINTER_ASSIGN_OR_RETURN(llvm::TargetMachine * machine, MachineFor(target, effort));
   llvm::Module& module = *kernels.module;
   module.setTargetTriple(kTriple);
   module.setDataLayout(machine->createDataLayout());
   std::string problem;
   llvm::raw_string_ostream problems(problem);
-  if (llvm::verifyModule(module, &problems)) return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
+  if (llvm::verifyModule(module, &problems))
+    return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
   llvm::SmallVector<char, 0> buffer;
   llvm::raw_svector_ostream out(buffer);
   llvm::legacy::PassManager passes;
-  if (machine->addPassesToEmitFile(passes, out, nullptr, kind)) return absl::InternalError("LLVM cannot emit this kind of file");
+  if (machine->addPassesToEmitFile(passes, out, nullptr, kind))
+    return absl::InternalError("LLVM cannot emit this kind of file");
   passes.run(module);
   return std::string(buffer.data(), buffer.size());
 }
@@ -99,14 +104,16 @@ class SlabMemory : public jitlink::JITLinkMemoryManager {
     for (jitlink::Block* block : graph.blocks()) {
       for (const jitlink::Edge& edge : block->edges()) {
         const jitlink::Edge::Kind kind = edge.getKind();
-        if (kind == jitlink::x86_64::Pointer64 || kind == jitlink::x86_64::Pointer32 || kind == jitlink::x86_64::Pointer32Signed) {
+        if (kind == jitlink::x86_64::Pointer64 || kind == jitlink::x86_64::Pointer32 ||
+            kind == jitlink::x86_64::Pointer32Signed) {
           return done(llvm::createStringError("an absolute relocation"));
         }
       }
     }
     jitlink::BasicLayout layout(graph);
     for (auto& [group, segment] : layout.segments()) {
-      used_ = static_cast<size_t>(AlignUp(static_cast<int64_t>(used_), std::max<int64_t>(kAlign, static_cast<int64_t>(segment.Alignment.value()))));
+      used_ = static_cast<size_t>(AlignUp(static_cast<int64_t>(used_),
+                                          std::max<int64_t>(kAlign, static_cast<int64_t>(segment.Alignment.value()))));
       const size_t size = segment.ContentSize + segment.ZeroFillSize;
       if (size > capacity_ - used_) return done(llvm::createStringError("the image outgrew its slab"));
       segment.WorkingMem = reinterpret_cast<char*>(base_ + used_);
@@ -139,10 +146,11 @@ class SlabMemory : public jitlink::JITLinkMemoryManager {
 };
 
 // Links one object behind those before it. The first lookup of a symbol links its whole object.
-absl::Status Link(const CompiledObject& object, orc::ExecutionSession& session, orc::ObjectLinkingLayer& layer, orc::JITDylib& dylib,
-                  const uint8_t* base, LinkedImage& image) {
+absl::Status Link(const CompiledObject& object, orc::ExecutionSession& session, orc::ObjectLinkingLayer& layer,
+                  orc::JITDylib& dylib, const uint8_t* base, LinkedImage& image) {
   const auto failed = [&object](llvm::Error error) {
-    return absl::InternalError(absl::StrCat("cannot link kernels ", absl::StrJoin(object.symbols, " "), ": ", llvm::toString(std::move(error))));
+    return absl::InternalError(absl::StrCat("cannot link kernels ", absl::StrJoin(object.symbols, " "), ": ",
+                                            llvm::toString(std::move(error))));
   };
   if (llvm::Error error = layer.add(dylib, llvm::MemoryBuffer::getMemBufferCopy(object.bytes, object.symbols[0]))) {
     return failed(std::move(error));
@@ -160,7 +168,8 @@ absl::Status Link(const CompiledObject& object, orc::ExecutionSession& session, 
 absl::StatusOr<std::string> IrText(const Emitted& kernels) {
   std::string text, problem;
   llvm::raw_string_ostream problems(problem), out(text);
-  if (llvm::verifyModule(*kernels.module, &problems)) return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
+  if (llvm::verifyModule(*kernels.module, &problems))
+    return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
   kernels.module->print(out, nullptr);
   return text;
 }
@@ -178,10 +187,12 @@ absl::StatusOr<LinkedImage> LinkImage(absl::Span<const CompiledObject> objects) 
   for (const CompiledObject& object : objects) capacity += object.bytes.size() + 4096;
   SlabMemory memory(capacity);
   LinkedImage image;
-  orc::ExecutionSession session(std::make_unique<orc::UnsupportedExecutorProcessControl>(nullptr, nullptr, kTriple, 4096));
+  orc::ExecutionSession session(
+      std::make_unique<orc::UnsupportedExecutorProcessControl>(nullptr, nullptr, kTriple, 4096));
   // The lookup says which kernel failed; why, a missing symbol's name for one, the session alone says.
   std::string why;
-  session.setErrorReporter([&why](llvm::Error error) { absl::StrAppend(&why, "; ", llvm::toString(std::move(error))); });
+  session.setErrorReporter(
+      [&why](llvm::Error error) { absl::StrAppend(&why, "; ", llvm::toString(std::move(error))); });
   absl::Status status;
   {
     orc::ObjectLinkingLayer layer(session, memory);

@@ -1,8 +1,8 @@
-// Kernels to machine code: modules of a few kernels, compiled by LLVM's code generator alone to ELF objects, which JITLink links into one
-// contiguous position-independent image.
+// Kernels to machine code: modules of a few kernels, compiled by LLVM's code generator alone to ELF objects, which
+// JITLink links into one contiguous position-independent image.
 //
-// No IR optimization pipeline runs: emitters write the code that they mean. An undefined symbol (a call to memcpy or expf that code generation
-// slipped in) and an absolute relocation are errors (kInternal) that name the kernel.
+// No IR optimization pipeline runs: emitters write the code that they mean. An undefined symbol (a call to memcpy or
+// expf that code generation slipped in) and an absolute relocation are errors (kInternal) that name the kernel.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace sinter {
 
-// How much code generation does. kLight leaves out what tiles need and loops over rows do not (scheduling, loop-invariant code
-// motion): half the compile time, the same speed for rows.
+// How much code generation does. kLight leaves out what tiles need and loops over rows do not (scheduling,
+// loop-invariant code motion): half the compile time, the same speed for rows.
 enum class Effort : uint8_t { kLight, kFull };
 
 // LLVM IR as text, verified.

@@ -50,13 +50,15 @@ void PackColumns(const Elem* in, int64_t k, int64_t n, int64_t first, int64_t pa
 }
 
 template <typename Elem>
-absl::Status PackAs(const Matrix& m, const Packing& packing, int64_t begin, int64_t end, const uint8_t* raw, const ByteSink& sink) {
+absl::Status PackAs(const Matrix& m, const Packing& packing, int64_t begin, int64_t end, const uint8_t* raw,
+                    const ByteSink& sink) {
   const Elem* in = reinterpret_cast<const Elem*>(raw);
   const int64_t panel = packing.panel;
   if (!packing.k_major) {
     std::vector<Elem> out(static_cast<size_t>(AlignUp(end - begin, panel) * m.columns));
     PackPanels(in, end - begin, m.columns, panel, out.data());
-    return sink(begin * m.columns * m.elem_bytes, {reinterpret_cast<const uint8_t*>(out.data()), out.size() * sizeof(Elem)});
+    return sink(begin * m.columns * m.elem_bytes,
+                {reinterpret_cast<const uint8_t*>(out.data()), out.size() * sizeof(Elem)});
   }
   std::vector<Elem> out(static_cast<size_t>((end - begin) * panel));
   for (int64_t first = 0; first < m.columns; first += panel) {
@@ -75,7 +77,8 @@ int64_t PackUnits(const Type& type, const Packing& packing) {
   return CeilDiv(m.rows, UnitRows(m, packing));
 }
 
-absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read, const ByteSink& sink) {
+absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read,
+                      const ByteSink& sink) {
   const Matrix m = MatrixOf(type);
   const int64_t unit_rows = UnitRows(m, packing);
   const int64_t begin = unit * unit_rows, end = std::min(m.rows, begin + unit_rows);

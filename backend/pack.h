@@ -1,5 +1,5 @@
-// Weight bytes as a compiled module holds them: packed from rows of the model file, streamed by ranges so that no tensor stands
-// whole in memory. Layouts: packings.inc.
+// Weight bytes as a compiled module holds them: packed from rows of the model file, streamed by ranges so that no
+// tensor stands whole in memory. Layouts: packings.inc.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,7 @@ using ByteSink = std::function<absl::Status(int64_t offset, absl::Span<const uin
 // A tensor is packed in units that may run on different threads.
 int64_t PackUnits(const Type& type, const Packing& packing);
 // Packs unit `unit`. Thread-safe when `read` and `sink` are.
-absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read, const ByteSink& sink);
+absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read,
+                      const ByteSink& sink);
 
 }  // namespace sinter

@@ -12,8 +12,8 @@
 
 namespace sinter {
 
-// Calls work(i) once for every i in [0, count), on up to `threads` threads, in order of beginning. After a failure no further call begins; the
-// failure of the lowest i is returned.
+// Calls work(i) once for every i in [0, count), on up to `threads` threads, in order of beginning. After a failure no
+// further call begins; the failure of the lowest i is returned.
 inline absl::Status ParallelFor(int64_t count, int threads, const std::function<absl::Status(int64_t)>& work) {
   std::atomic<int64_t> next{0};
   std::mutex mutex;

@@ -36,11 +36,13 @@ absl::StatusOr<Placement> PlacementOf(const Module& module) {
       }
       const int64_t at = data.address->at;
       const bool weights = data.address->space == Space::kWeights;
-      if (!weights && data.address->space != Space::kArena && data.address->space != Space::kThread) return absl::OkStatus();
+      if (!weights && data.address->space != Space::kArena && data.address->space != Space::kThread)
+        return absl::OkStatus();
       int64_t bytes;
       if (weights) {
         if (!data.def.valid() || !graph.op(data.def).def().Has(kSource)) {
-          return absl::InvalidArgumentError(absl::StrCat("@", graph.name(), " %", data.name, ": only weights and tables lie in @weights"));
+          return absl::InvalidArgumentError(
+              absl::StrCat("@", graph.name(), " %", data.name, ": only weights and tables lie in @weights"));
         }
         SINTER_ASSIGN_OR_RETURN(PlacedWeight placed, WeightAt(graph, data.def, at));
         bytes = placed.bytes;
@@ -49,8 +51,9 @@ absl::StatusOr<Placement> PlacementOf(const Module& module) {
         SINTER_ASSIGN_OR_RETURN(bytes, MaxBytes(data.type, module.dims));
       }
       const std::optional<int64_t> end = CheckedAdd(at, bytes);
-      if (!end) return absl::InvalidArgumentError(absl::StrCat("@", graph.name(), " %", data.name, ": the address overflows"));
-      int64_t& size = weights                                    ? placement.weights_bytes
+      if (!end)
+        return absl::InvalidArgumentError(absl::StrCat("@", graph.name(), " %", data.name, ": the address overflows"));
+      int64_t& size = weights                                ? placement.weights_bytes
                       : data.address->space == Space::kArena ? placement.arena_bytes
                                                              : placement.thread_bytes;
       size = std::max(size, *end);
@@ -67,9 +70,11 @@ absl::StatusOr<Placement> PlacementOf(const Module& module) {
   for (size_t i = 0; i < weights.size(); ++i) {
     if (kept > 0 && weights[i].offset < weights[kept - 1].offset + weights[kept - 1].bytes) {
       const PlacedWeight& other = weights[kept - 1];
-      const bool same = weights[i].offset == other.offset && weights[i].name == other.name && weights[i].pack == other.pack &&
-                        weights[i].type() == other.type() && weights[i].bytes == other.bytes;
-      if (!same) return absl::InvalidArgumentError(absl::StrCat("weights ", other.name, " and ", weights[i].name, " overlap"));
+      const bool same = weights[i].offset == other.offset && weights[i].name == other.name &&
+                        weights[i].pack == other.pack && weights[i].type() == other.type() &&
+                        weights[i].bytes == other.bytes;
+      if (!same)
+        return absl::InvalidArgumentError(absl::StrCat("weights ", other.name, " and ", weights[i].name, " overlap"));
       continue;
     }
     std::swap(weights[kept++], weights[i]);

@@ -1,5 +1,5 @@
-// Where a planned module's bytes lie, read back from its addresses: the tensors of the weights section, and the size of each space.
-// Knows no LLVM.
+// Where a planned module's bytes lie, read back from its addresses: the tensors of the weights section, and the size of
+// each space. Knows no LLVM.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +23,12 @@ struct PlacedWeight {
 };
 
 struct Placement {
-  std::vector<PlacedWeight> weights;  // each tensor once, by offset
+  std::vector<PlacedWeight> weights;                             // each tensor once, by offset
   int64_t arena_bytes = 0, thread_bytes = 0, weights_bytes = 0;  // the largest end of any value there
 };
 
-// kInvalidArgument: the module is not planned, an address is missing or negative, tensors overlap that are not the same.
+// kInvalidArgument: the module is not planned, an address is missing or negative, tensors overlap that are not the
+// same.
 absl::StatusOr<Placement> PlacementOf(const Module& module);
 
 }  // namespace sinter

@@ -71,9 +71,9 @@ absl::StatusOr<const Target*> NativeTarget() {
     if (HostRuns(target)) best = &target;
   }
   if (best == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat(HostCpuName(), ": this CPU runs none of the targets; the weakest, ",
-                                                      AllTargets()[0].name, ", needs ",
-                                                      absl::StrJoin(AllTargets()[0].features, " ")));
+    return absl::FailedPreconditionError(
+        absl::StrCat(HostCpuName(), ": this CPU runs none of the targets; the weakest, ", AllTargets()[0].name,
+                     ", needs ", absl::StrJoin(AllTargets()[0].features, " ")));
   }
   return best;
 }
@@ -126,7 +126,8 @@ absl::StatusOr<Tile> ParseTile(absl::Span<const std::string> tiles, const Target
       if (text == TileText(target, tile)) return tile;
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat("no tile for target ", target.name, " among [", absl::StrJoin(tiles, ", "),
+  return absl::InvalidArgumentError(absl::StrCat("no tile for target ", target.name, " among [",
+                                                 absl::StrJoin(tiles, ", "),
                                                  "]; a kernel names one of the rows of tiles.inc for each target"));
 }
 

@@ -14,7 +14,7 @@ namespace sinter {
 
 struct Target {
   absl::string_view name;
-  absl::string_view base;  // "none" for the weakest
+  absl::string_view base;                   // "none" for the weakest
   std::vector<absl::string_view> features;  // all, those of the bases included; rows of features.inc
   int vector_bytes;
   int registers;
@@ -26,7 +26,8 @@ struct Target {
 // In the order of targets.inc: weakest first.
 absl::Span<const Target> AllTargets();
 const Target* FindTarget(absl::string_view name);
-// "native", or names separated by commas; weakest first, without repetition. kOutOfRange for an unknown name, listing those there are.
+// "native", or names separated by commas; weakest first, without repetition. kOutOfRange for an unknown name, listing
+// those there are.
 absl::StatusOr<std::vector<const Target*>> ParseTargets(absl::string_view text);
 // The strongest target that this CPU can run; kFailedPrecondition when it runs none.
 absl::StatusOr<const Target*> NativeTarget();
@@ -52,7 +53,8 @@ struct Packing {
 };
 // "" is plain. kInvalidArgument for an unknown name.
 absl::StatusOr<const Packing*> FindPacking(absl::string_view name);
-// Bytes of a weight of this type in this packing; the type's dims are numbers. kInvalidArgument when the packing cannot hold it.
+// Bytes of a weight of this type in this packing; the type's dims are numbers. kInvalidArgument when the packing cannot
+// hold it.
 absl::StatusOr<int64_t> PackedBytes(const Type& type, const Packing& packing);
 
 }  // namespace sinter

@@ -41,7 +41,9 @@ struct VectorBuilder::State {
   Value* Field(size_t offset, llvm::Type* type) {
     return b.CreateLoad(type, b.CreateConstInBoundsGEP1_64(b.getInt8Ty(), function->getArg(0), offset));
   }
-  FixedVectorType* Lanes(llvm::Type* element) const { return FixedVectorType::get(element, static_cast<unsigned>(target.lanes())); }
+  FixedVectorType* Lanes(llvm::Type* element) const {
+    return FixedVectorType::get(element, static_cast<unsigned>(target.lanes()));
+  }
   FixedVectorType* Floats() { return Lanes(b.getFloatTy()); }
   Value* SplatOf(Value* scalar) { return b.CreateVectorSplat(static_cast<unsigned>(target.lanes()), scalar); }
   Value* Call(llvm::Intrinsic::ID id, llvm::ArrayRef<llvm::Type*> types, llvm::ArrayRef<Value*> args) {
@@ -66,7 +68,9 @@ struct VectorBuilder::State {
   // Storage to float, for scalars and vectors alike.
   Value* Widen(DType dtype, Value* raw) {
     llvm::Type* type = raw->getType();
-    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* { return type->isVectorTy() ? Lanes(element) : element; };
+    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* {
+      return type->isVectorTy() ? Lanes(element) : element;
+    };
     if (dtype == DType::kF16) {
       return b.CreateFPExt(b.CreateBitCast(raw, same_shape(b.getHalfTy())), same_shape(b.getFloatTy()));
     }
@@ -78,7 +82,9 @@ struct VectorBuilder::State {
   }
   Value* Narrow(DType dtype, Value* value) {
     llvm::Type* type = value->getType();
-    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* { return type->isVectorTy() ? Lanes(element) : element; };
+    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* {
+      return type->isVectorTy() ? Lanes(element) : element;
+    };
     if (dtype == DType::kF16) {
       return b.CreateBitCast(b.CreateFPTrunc(value, same_shape(b.getHalfTy())), same_shape(b.getInt16Ty()));
     }
@@ -108,7 +114,8 @@ struct VectorBuilder::State {
   }
 };
 
-Emitted::Emitted() : context(std::make_unique<llvm::LLVMContext>()), module(std::make_unique<llvm::Module>("kernel", *context)) {}
+Emitted::Emitted()
+    : context(std::make_unique<llvm::LLVMContext>()), module(std::make_unique<llvm::Module>("kernel", *context)) {}
 Emitted::Emitted(Emitted&&) noexcept = default;
 Emitted& Emitted::operator=(Emitted&& other) noexcept {
   module = std::move(other.module);  // before its context goes
@@ -121,8 +128,8 @@ VectorBuilder::VectorBuilder(Emitted& out, const Target& target, const std::stri
     : s_(std::make_unique<State>(out, target, dims)) {
   llvm::IRBuilder<>& b = s_->b;
   llvm::Type* params[] = {b.getPtrTy(), b.getInt64Ty(), b.getInt64Ty()};
-  s_->function = llvm::Function::Create(llvm::FunctionType::get(b.getVoidTy(), params, false), llvm::Function::ExternalLinkage,
-                                        symbol, *s_->out.module);
+  s_->function = llvm::Function::Create(llvm::FunctionType::get(b.getVoidTy(), params, false),
+                                        llvm::Function::ExternalLinkage, symbol, *s_->out.module);
   s_->function->addFnAttr(llvm::Attribute::NoUnwind);
   s_->function->addFnAttr("target-cpu", {target.llvm_cpu.data(), target.llvm_cpu.size()});
   s_->function->addFnAttr("target-features", LlvmFeatures(target.features));
@@ -195,7 +202,8 @@ bool VectorBuilder::IsConst(Int a, int64_t* value) const {
 }
 
 // A guard and a do-while loop: the form whose induction variables code generation folds into addresses.
-void VectorBuilder::For(Int begin, Int end, int64_t step, std::vector<Handle*> carried, const std::function<void(Int)>& body) {
+void VectorBuilder::For(Int begin, Int end, int64_t step, std::vector<Handle*> carried,
+                        const std::function<void(Int)>& body) {
   int64_t first, last;
   const bool known = IsConst(begin, &first) && IsConst(end, &last);
   if (known && first >= last) return;
@@ -330,7 +338,8 @@ Mask VectorBuilder::LoadMaskSplat(Ptr at) {
   return {s_->SplatOf(s_->b.CreateICmpNE(raw, s_->b.getInt8(0)))};
 }
 void VectorBuilder::StoreMask(Ptr at, Mask value, const Mask* mask) {
-  s_->StoreVector(s_->b.CreateZExt(value.v, s_->Lanes(s_->b.getInt8Ty())), llvm::Align(1), at.v, mask ? mask->v : nullptr);
+  s_->StoreVector(s_->b.CreateZExt(value.v, s_->Lanes(s_->b.getInt8Ty())), llvm::Align(1), at.v,
+                  mask ? mask->v : nullptr);
 }
 IntVec VectorBuilder::LoadInts(DType dtype, Ptr at, const Mask* mask) {
   return {s_->LoadVector(s_->StorageType(dtype), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr)};
@@ -346,7 +355,9 @@ Vec VectorBuilder::ToFloat(DType dtype, IntVec value) {
   return {s_->b.CreateSIToFP(value.v, s_->Floats())};
 }
 
-Vec VectorBuilder::Splat(double value) { return {llvm::ConstantFP::get(s_->Floats(), static_cast<double>(static_cast<float>(value)))}; }
+Vec VectorBuilder::Splat(double value) {
+  return {llvm::ConstantFP::get(s_->Floats(), static_cast<double>(static_cast<float>(value)))};
+}
 
 namespace {
 
@@ -365,9 +376,7 @@ Mask VectorBuilder::FirstLanes(Int count) {
   Value* n = s_->b.CreateTrunc(clamped, s_->b.getInt32Ty());
   return {s_->b.CreateICmpSLT(Iota(s_->b, lanes()), s_->SplatOf(n))};
 }
-Mask VectorBuilder::LanesAtMost(Int base, Int limit) {
-  return FirstLanes(Add(Sub(limit, base), Const(1)));
-}
+Mask VectorBuilder::LanesAtMost(Int base, Int limit) { return FirstLanes(Add(Sub(limit, base), Const(1))); }
 
 Vec VectorBuilder::Add(Vec a, Vec b) { return {s_->b.CreateFAdd(a.v, b.v)}; }
 Vec VectorBuilder::Sub(Vec a, Vec b) { return {s_->b.CreateFSub(a.v, b.v)}; }
@@ -383,7 +392,9 @@ Vec VectorBuilder::Min(Vec a, Vec b) {
 Vec VectorBuilder::Neg(Vec a) { return {s_->b.CreateFNeg(a.v)}; }
 Vec VectorBuilder::Abs(Vec a) { return {s_->b.CreateUnaryIntrinsic(llvm::Intrinsic::fabs, a.v)}; }
 Vec VectorBuilder::Sqrt(Vec a) { return {s_->b.CreateUnaryIntrinsic(llvm::Intrinsic::sqrt, a.v)}; }
-Vec VectorBuilder::Fma(Vec a, Vec b, Vec c) { return {s_->Call(llvm::Intrinsic::fma, {a.v->getType()}, {a.v, b.v, c.v})}; }
+Vec VectorBuilder::Fma(Vec a, Vec b, Vec c) {
+  return {s_->Call(llvm::Intrinsic::fma, {a.v->getType()}, {a.v, b.v, c.v})};
+}
 Vec VectorBuilder::CopySign(Vec magnitude, Vec sign) {
   return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::copysign, magnitude.v, sign.v)};
 }

@@ -1,10 +1,11 @@
-// The emitters' view of code generation: scalars, pointers and vectors of one target's width, loops with carried values, masks.
-// Hides LLVM: emitters include no LLVM header. One builder emits one kernel function.
+// The emitters' view of code generation: scalars, pointers and vectors of one target's width, loops with carried
+// values, masks. Hides LLVM: emitters include no LLVM header. One builder emits one kernel function.
 //
-// Vec is `lanes()` floats, Mask as many bits. Arithmetic is IEEE without contraction; only reductions reassociate. Loads and
-// stores convert between f32 lanes and the element type named, rounding to nearest even. Tails use masks: masked-off lanes load 0 and
-// store nothing. A value carried by a loop is any handle whose address stands in `carried`: inside the body it is the value at the
-// start of the iteration, what the body leaves in it goes round, and after the loop it is the last.
+// Vec is `lanes()` floats, Mask as many bits. Arithmetic is IEEE without contraction; only reductions reassociate.
+// Loads and stores convert between f32 lanes and the element type named, rounding to nearest even. Tails use masks:
+// masked-off lanes load 0 and store nothing. A value carried by a loop is any handle whose address stands in `carried`:
+// inside the body it is the value at the start of the iteration, what the body leaves in it goes round, and after the
+// loop it is the last.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ namespace sinter {
 struct Handle {
   llvm::Value* v = nullptr;
 };
-struct Int : Handle {};     // i64
-struct Cond : Handle {};    // i1
+struct Int : Handle {};   // i64
+struct Cond : Handle {};  // i1
 struct Ptr : Handle {};
 struct Vec : Handle {};     // lanes x f32
 struct Mask : Handle {};    // lanes x i1
@@ -95,7 +96,7 @@ class VectorBuilder {
 
   // Vectors
   Vec Splat(double value);
-  Mask FirstLanes(Int count);           // lane i is set when i < count
+  Mask FirstLanes(Int count);             // lane i is set when i < count
   Mask LanesAtMost(Int base, Int limit);  // lane i is set when base + i <= limit
   Vec Add(Vec a, Vec b);
   Vec Sub(Vec a, Vec b);
@@ -113,9 +114,10 @@ class VectorBuilder {
   Mask IsNan(Vec a);
   Vec Select(Mask mask, Vec a, Vec b);
   Mask And(Mask a, Mask b);
-  Mask AndNot(Mask a, Mask b);      // a and not b
-  Vec FromInt(Int value);           // in every lane
-  // Bits of `a` + (low bits of `n`) * 2^23 as a float: scales by a power of two. n is a float that holds an integer plus 1.5 * 2^23.
+  Mask AndNot(Mask a, Mask b);  // a and not b
+  Vec FromInt(Int value);       // in every lane
+  // Bits of `a` + (low bits of `n`) * 2^23 as a float: scales by a power of two. n is a float that holds an integer
+  // plus 1.5 * 2^23.
   Vec AddExponent(Vec a, Vec n);
   // Splits x > 0, normal: exponent as a float, and the mantissa in [0.5, 1).
   void SplitExponent(Vec x, Vec* mantissa, Vec* exponent);

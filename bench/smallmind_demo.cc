@@ -1,8 +1,9 @@
 // The main job of `./dev run`: the profiled workload, beside the profile's own figures.
 //
-// A small transformer runtime in managed code (4 layers, width 256, 8 heads, context 128) was profiled over three sessions of 50 tokens
-// after a 32-token prompt at temperature 0.8. This program makes and compiles the same shape (preset:smallmind), runs the same
-// workload, measures the same products through the compiled path, and prints both columns.
+// A small transformer runtime in managed code (4 layers, width 256, 8 heads, context 128) was profiled over three
+// sessions of 50 tokens after a 32-token prompt at temperature 0.8. This program makes and compiles the same shape
+// (preset:smallmind), runs the same workload, measures the same products through the compiled path, and prints both
+// columns.
 #include <malloc.h>
 
 #include <algorithm>
@@ -123,7 +124,8 @@ absl::StatusOr<double> Gemm(int n, const CompileFlags& flags, int threads) {
   double best = 1e300;
   for (int r = 0; r < 7; ++r) {
     const double start = Milliseconds();
-    for (int i = 0; i < rounds; ++i) SINTER_RETURN_IF_ERROR(workspace->Run(module->entries()[0], {}, inputs, outputs, {}));
+    for (int i = 0; i < rounds; ++i)
+      SINTER_RETURN_IF_ERROR(workspace->Run(module->entries()[0], {}, inputs, outputs, {}));
     best = std::min(best, (Milliseconds() - start) / rounds);
   }
   if (c[0] != 0.125f * static_cast<float>(n)) return absl::InternalError("the product is wrong");
@@ -142,10 +144,10 @@ absl::Status Demo() {
   for (int i = 0; i < 3; ++i) {
     SINTER_ASSIGN_OR_RETURN(gflops[i], Gemm(kSizes[i], flags, budget.threads));
   }
-  std::printf("preset:smallmind (4 layers, width 256, 8 heads, context 128, f32) on %s, target %s\n", HostCpuName().c_str(),
-              std::string(target->name).c_str());
-  std::printf("%d sessions of %d tokens after a %d-token prompt, temperature 0.8; %d %s\n\n", kSessions, kTokens, kPrompt, budget.threads,
-              budget.threads == 1 ? "thread" : "threads");
+  std::printf("preset:smallmind (4 layers, width 256, 8 heads, context 128, f32) on %s, target %s\n",
+              HostCpuName().c_str(), std::string(target->name).c_str());
+  std::printf("%d sessions of %d tokens after a %d-token prompt, temperature 0.8; %d %s\n\n", kSessions, kTokens,
+              kPrompt, budget.threads, budget.threads == 1 ? "thread" : "threads");
   const auto row = [](const char* what, const std::string& profile, const std::string& sinter) {
     std::printf("%-34s %16s %16s\n", what, profile.c_str(), sinter.c_str());
   };
@@ -159,8 +161,10 @@ absl::Status Demo() {
     constexpr const char* kProfile[] = {"4.2", "10.1", "16.1"};
     row(absl::StrCat("GEMM ", kSizes[i], "^3, GFLOPS").c_str(), kProfile[i], absl::StrFormat("%.1f", gflops[i]));
   }
-  row("make and compile the model, ms", "91.8 (make only)", absl::StrFormat("%.1f", creation.make_ms + creation.passes_ms + creation.code_ms));
-  row("  graph / passes / code and weights", "", absl::StrFormat("%.1f/%.1f/%.1f", creation.make_ms, creation.passes_ms, creation.code_ms));
+  row("make and compile the model, ms", "91.8 (make only)",
+      absl::StrFormat("%.1f", creation.make_ms + creation.passes_ms + creation.code_ms));
+  row("  graph / passes / code and weights", "",
+      absl::StrFormat("%.1f/%.1f/%.1f", creation.make_ms, creation.passes_ms, creation.code_ms));
   return absl::OkStatus();
 }
 

@@ -82,7 +82,8 @@ class Cloner {
     bool changes = false;
     for (ValueId param : graph.params()) changes |= graph.type(param) != sinter::Substitute(graph.type(param), by_);
     for (OpId op : graph.order()) {
-      for (ValueId result : graph.op(op).results) changes |= graph.type(result) != sinter::Substitute(graph.type(result), by_);
+      for (ValueId result : graph.op(op).results)
+        changes |= graph.type(result) != sinter::Substitute(graph.type(result), by_);
       for (const Attr& attr : graph.op(op).fields.attrs) {
         if (const auto* dim = std::get_if<DimExpr>(&attr)) changes |= *dim != dim->Substitute(by_);
         if (const auto* body = std::get_if<GraphRef>(&attr)) changes |= Changes(body->id);

@@ -1,8 +1,9 @@
 // The reference evaluator: the meaning of the language. Slow, obvious, in double.
 //
-// It judges every pass and every kernel, and is never part of a run. A value of type f32 is rounded to f32 after each op by
-// default; with Precision::kDouble float values of 4 bytes and more stay in double, so that the distance between both says how much rounding a graph
-// amplifies. An op of the kernels and planned stages evaluates through the body that it names.
+// It judges every pass and every kernel, and is never part of a run. A value of type f32 is rounded to f32 after each
+// op by default; with Precision::kDouble float values of 4 bytes and more stay in double, so that the distance between
+// both says how much rounding a graph amplifies. An op of the kernels and planned stages evaluates through the body
+// that it names.
 #pragma once
 
 #include <functional>
@@ -29,7 +30,8 @@ struct Tensor {
 
 enum class Precision : uint8_t { kAsTyped, kDouble };
 
-// Supplies the tensor of a weight op by name, decoded (a quantized one as its decoded values, with its quantized dtype).
+// Supplies the tensor of a weight op by name, decoded (a quantized one as its decoded values, with its quantized
+// dtype).
 using WeightReader = std::function<absl::StatusOr<Tensor>(const std::string& name)>;
 
 struct EvalOptions {
@@ -39,14 +41,16 @@ struct EvalOptions {
   std::function<void(ValueId, const Tensor&)> observe;
 };
 
-// Evaluates one graph. Dims are bound from the shapes of the arguments and from `dims` (symbol -> value, -1 where unbound), which must
-// agree; a state argument with no values is an empty state (zeros). Returns the graph's results, states included.
-// kInvalidArgument: wrong count, type or shape, a dim outside its range or bound, an id outside its table.
+// Evaluates one graph. Dims are bound from the shapes of the arguments and from `dims` (symbol -> value, -1 where
+// unbound), which must agree; a state argument with no values is an empty state (zeros). Returns the graph's results,
+// states included. kInvalidArgument: wrong count, type or shape, a dim outside its range or bound, an id outside its
+// table.
 absl::StatusOr<std::vector<Tensor>> Evaluate(const Graph& graph, std::vector<Tensor> args, const EvalOptions& options,
                                              IdMap<DimId, int64_t> dims = {});
 
-// Binds dim symbols by unifying the types of `params` with the shapes of `args`, on top of `dims` (resized to the module's symbols, -1 where unbound).
-// Checks ranges and bounds of what is bound; every symbol that `params` mention must end bound.
+// Binds dim symbols by unifying the types of `params` with the shapes of `args`, on top of `dims` (resized to the
+// module's symbols, -1 where unbound). Checks ranges and bounds of what is bound; every symbol that `params` mention
+// must end bound.
 absl::Status BindDims(const Graph& graph, absl::Span<const Tensor> args, IdMap<DimId, int64_t>& dims);
 
 // What Eval functions see: operands as tensors, results to fill in. Types have numbers for dims here.

@@ -193,9 +193,10 @@ class Module {
 absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, const std::string& name,
                                    const IdMap<DimId, DimExpr>& by);
 
-// What the symbols of a body stand for in a call with arguments of these types: themselves, or, for symbols that only the body
-// mentions, their smallest value (which is what a kernel sees of a symbol that a run leaves unbound). So an entry specialized to one
-// row shares the kernels of the general one. nullopt when the argument types do not fit the parameters.
+// What the symbols of a body stand for in a call with arguments of these types: themselves, or, for symbols that only
+// the body mentions, their smallest value (which is what a kernel sees of a symbol that a run leaves unbound). So an
+// entry specialized to one row shares the kernels of the general one. nullopt when the argument types do not fit the
+// parameters.
 std::optional<IdMap<DimId, DimExpr>> CallDims(const Graph& body, absl::Span<const Type* const> args);
 // A type with symbols replaced.
 Type Substitute(const Type& type, const IdMap<DimId, DimExpr>& by);

@@ -24,9 +24,9 @@ inline constexpr size_t kListValues = size_t{1} << 20;  // of an attribute
 inline constexpr size_t kOperands = 4096;               // of one op; also parameters and results of a graph
 inline constexpr size_t kDimSymbols = 64;               // of a module
 inline constexpr size_t kBounds = 16;
-inline constexpr size_t kDimTerms = 64;                 // of one dim
-inline constexpr size_t kDimFactors = 9;                // of one term
-inline constexpr size_t kGraphs = size_t{1} << 14;      // of a module
+inline constexpr size_t kDimTerms = 64;             // of one dim
+inline constexpr size_t kDimFactors = 9;            // of one term
+inline constexpr size_t kGraphs = size_t{1} << 14;  // of a module
 }  // namespace text_limits
 
 using GraphNames = absl::flat_hash_map<std::string, GraphId>;

@@ -52,7 +52,8 @@ ValueId Expand(const ops::Softmax& op, Writer& w) {
   ValueId s = w.Wide(op.x);
   if (op.scale != 1.0) s = w(ops::Mul{s, w.Const(op.scale)});
   if (op.mask.valid()) s = w(ops::Select{op.mask, s, w.Const(-std::numeric_limits<double>::infinity())});
-  // A row that is all -inf: its maximum is lifted to a finite number, every exp is 0, and so is 0 / the smallest normal number.
+  // A row that is all -inf: its maximum is lifted to a finite number, every exp is 0, and so is 0 / the smallest normal
+  // number.
   const ValueId m = w(ops::Maximum{w(ops::Max{.x = s}), w.Const(-FLT_MAX)});
   const ValueId e = w(ops::Exp{w(ops::Sub{s, m})});
   return w(ops::Div{e, w(ops::Maximum{w(ops::Sum{.x = e}), w.Const(FLT_MIN)})});

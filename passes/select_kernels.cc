@@ -1,5 +1,6 @@
-// select-kernels: graph -> kernels. Every op of an entry becomes one `kernel` op naming a body that holds the op, the views of its
-// operands and its constants; products choose their tiles and the packing of their weight. Equal bodies are shared.
+// select-kernels: graph -> kernels. Every op of an entry becomes one `kernel` op naming a body that holds the op, the
+// views of its operands and its constants; products choose their tiles and the packing of their weight. Equal bodies
+// are shared.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -99,7 +100,8 @@ class Selector {
       Alias(body, value, dense);
       return absl::OkStatus();
     }
-    for (ValueId v : std::vector<ValueId>(graph_.op(def).fields.operands.begin(), graph_.op(def).fields.operands.end())) {
+    for (ValueId v :
+         std::vector<ValueId>(graph_.op(def).fields.operands.begin(), graph_.op(def).fields.operands.end())) {
       SINTER_RETURN_IF_ERROR(Import(body, v, before));
     }
     return CloneInto(body, def);
@@ -125,7 +127,8 @@ class Selector {
       SINTER_RETURN_IF_ERROR(Import(body, value, before));
     }
     body.graph->SetResults({body.inside.at(value)});
-    SINTER_ASSIGN_OR_RETURN(OpId kernel, AddKernel(body, before, graph_.value(value).name, def.valid() ? graph_.op(def).loc : ""));
+    SINTER_ASSIGN_OR_RETURN(OpId kernel,
+                            AddKernel(body, before, graph_.value(value).name, def.valid() ? graph_.op(def).loc : ""));
     if (!kernel.valid()) return value;  // reported among the problems
     return dense_[value] = graph_.op(kernel).results[0];
   }
@@ -134,19 +137,20 @@ class Selector {
   absl::StatusOr<OpId> AddKernel(Body& body, OpId before, const std::string& name, const std::string& loc) {
     absl::StatusOr<KernelSpec> spec = SpecOf(*body.graph, body.packs);
     if (absl::IsUnimplemented(spec.status())) {
-      problems_.push_back(absl::StrCat("@", graph_.name(), " %", name, loc.empty() ? "" : absl::StrCat(" (", loc, ")"), ": ",
-                                       spec.status().message()));
+      problems_.push_back(absl::StrCat("@", graph_.name(), " %", name, loc.empty() ? "" : absl::StrCat(" (", loc, ")"),
+                                       ": ", spec.status().message()));
       return OpId::None();
     }
     SINTER_RETURN_IF_ERROR(spec.status());
     ops::Kernel kernel{.body = {body.graph->id()}, .args = body.args, .family = spec->family};
     if (spec->gemm) {
-      for (const Target* target : context_.targets) kernel.tiles.push_back(TileText(*target, TileFor(*target, spec->gemm->shape)));
+      for (const Target* target : context_.targets)
+        kernel.tiles.push_back(TileText(*target, TileFor(*target, spec->gemm->shape)));
     }
     const uint64_t hash = HashGraph(*body.graph);
     const auto general = general_.find(hash);
-    const auto [shared, is_new] = general != general_.end() && !spec->gemm ? std::pair(general, false)
-                                                                           : bodies_.emplace(hash, body.graph->id());
+    const auto [shared, is_new] =
+        general != general_.end() && !spec->gemm ? std::pair(general, false) : bodies_.emplace(hash, body.graph->id());
     if (!is_new) {
       module_.EraseGraph(body.graph->id());
       kernel.body.id = shared->second;
@@ -162,7 +166,8 @@ class Selector {
   absl::StatusOr<ValueId> Packed(ValueId value, bool trans_b, std::string& pack) {
     const auto weight = graph_.DefAs<ops::Weight>(value);
     const Type& type = graph_.type(value);
-    if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsFloat(type.dtype) || type.dtype == DType::kF64) return value;
+    if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsFloat(type.dtype) || type.dtype == DType::kF64)
+      return value;
     pack = trans_b ? "panel16" : "panel16_kn";
     ValueId& packed = packed_[{value, pack}];
     if (!packed.valid()) {
@@ -236,7 +241,8 @@ class Selector {
     return absl::OkStatus();
   }
 
-  // What an entry returns must be made by a kernel, once: parameters, weights, views, constants and repeated results are copied.
+  // What an entry returns must be made by a kernel, once: parameters, weights, views, constants and repeated results
+  // are copied.
   absl::Status CopyResults(OpId) {
     std::vector<ValueId> results = graph_.results();
     absl::flat_hash_set<ValueId> seen;
@@ -276,7 +282,8 @@ class Selector {
   absl::flat_hash_map<std::pair<ValueId, std::string>, ValueId> packed_;
 };
 
-// The bodies of @NAME by the hashes that they would have in @NAME.SUFFIX, where some symbols of its parameters are their smallest values.
+// The bodies of @NAME by the hashes that they would have in @NAME.SUFFIX, where some symbols of its parameters are
+// their smallest values.
 absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const Bodies& bodies) {
   Bodies general;
   const Graph* base = module.FindGraph(entry.name().substr(0, entry.name().find('.')));
@@ -287,7 +294,8 @@ absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const B
   if (!by) return general;
   for (const auto& [hash, id] : bodies) {
     const Graph& body = module.graph(id);
-    const bool loops = std::any_of(body.order().begin(), body.order().end(), [&](OpId op) { return body.op(op).kind() == OpKind::kLoop; });
+    const bool loops = std::any_of(body.order().begin(), body.order().end(),
+                                   [&](OpId op) { return body.op(op).kind() == OpKind::kLoop; });
     if (loops) continue;  // its clone would bring a clone of the loop's body
     SINTER_ASSIGN_OR_RETURN(const GraphId clone, CloneGraph(body, module, "k_specialized", *by));
     general.emplace(HashGraph(module.graph(clone)), id);
@@ -303,7 +311,8 @@ absl::StatusOr<bool> SelectKernels(Module& module, PassContext& context) {
   std::vector<std::string> problems;
   // General entries first: specialized ones share their kernels.
   std::vector<GraphId> entries = module.entries();
-  std::stable_partition(entries.begin(), entries.end(), [&](GraphId id) { return module.graph(id).name().find('.') == std::string::npos; });
+  std::stable_partition(entries.begin(), entries.end(),
+                        [&](GraphId id) { return module.graph(id).name().find('.') == std::string::npos; });
   for (GraphId id : entries) {
     SINTER_ASSIGN_OR_RETURN(const Bodies general, GeneralBodies(module, module.graph(id), bodies));
     SINTER_RETURN_IF_ERROR(Selector(module, module.graph(id), context, bodies, general, problems).Run());

@@ -112,7 +112,8 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
     for (const PlannedKernel& kernel : table.kernels) {
       Emitted emitted;
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
-      SINTER_ASSIGN_OR_RETURN(const std::string object, CompileToObject(emitted, *target, EffortFor(kernel, module.dims)));
+      SINTER_ASSIGN_OR_RETURN(const std::string object,
+                              CompileToObject(emitted, *target, EffortFor(kernel, module.dims)));
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
