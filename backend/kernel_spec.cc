@@ -9,92 +9,49 @@
 namespace sinter {
 namespace {
 
-bool SameExceptOnes(const Dims& a, const Dims& b) {
-  const auto strip = [](const Dims& dims) {
-    Dims out;
-    for (const DimExpr& d : dims) {
-      if (!d.is_one()) out.push_back(d);
-    }
-    return out;
+bool IsReal(DType t) { return IsFloat(t) && t != DType::kF64; }
+
+// Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float. What stands in
+// the way of that in an op, or "".
+std::string TypeProblem(const Graph& expr, const OpData& op) {
+  if (op.kind() == OpKind::kConstant && std::get<std::vector<double>>(op.fields.attrs[0]).size() != 1) {
+    return "a constant of several values";
+  }
+  if (op.def().Has(kView) || !(op.def().Has(kElementwise) || op.def().Has(kReduce))) return "";
+  for (ValueId v : op.fields.operands) {
+    const DType t = expr.type(v).dtype;
+    const bool mask = t == DType::kBool && op.kind() == OpKind::kSelect;
+    const bool convertible = IsInt(t) && t != DType::kI64 && op.kind() == OpKind::kConvert;
+    if (!mask && !convertible && !IsReal(t)) return absl::StrCat(op.def().name, " of ", Info(t).name);
+  }
+  const DType t = expr.type(op.results[0]).dtype;
+  return IsReal(t) ? "" : absl::StrCat(op.def().name, " to ", Info(t).name);
+}
+
+// The same of a row kernel. Integers and masks move along an inner axis of stride 1 or 0 only, and rope reads
+// neighbours.
+std::string TypeProblem(const RowSpec& row) {
+  const Graph& expr = *row.expr;
+  for (OpId id : expr.order()) {
+    if (std::string problem = TypeProblem(expr, expr.op(id)); !problem.empty()) return problem;
+  }
+  const auto strided = [](const Access& access) {
+    const DimExpr& stride = access.strides.back();
+    return !stride.is_one() && !(stride.is_const() && stride.constant() == 0);
   };
-  return strip(a) == strip(b);
-}
-
-bool IsDense(const std::vector<DimExpr>& strides, const Dims& dims) {
-  const std::vector<DimExpr> dense = DenseStrides(dims);
-  for (size_t i = 0; i < dims.size(); ++i) {
-    if (!dims[i].is_one() && !(strides[i] == dense[i])) return false;
-  }
-  return true;
-}
-
-std::optional<View> ResolveReshape(View from, const Dims& old_dims, const Dims& dims) {
-  if (IsDense(from.strides, old_dims)) return View{from.base, from.offset, DenseStrides(dims)};
-  if (!SameExceptOnes(old_dims, dims)) return std::nullopt;
-  View view{from.base, from.offset, {}};
-  size_t old = 0;
-  for (const DimExpr& d : dims) {
-    if (d.is_one()) {
-      view.strides.push_back(0);
-      continue;
+  for (const auto& [value, access] : row.leaves) {
+    if (IsQuantized(access.dtype) || access.dtype == DType::kF64) {
+      return absl::StrCat("elements of type ", Info(access.dtype).name);
     }
-    while (old_dims[old].is_one()) ++old;
-    view.strides.push_back(from.strides[old++]);
+    const auto rope = expr.DefAs<ops::Rope>(value);
+    if (rope && !row.leaves.at(rope->x).strides.back().is_one()) return "rope along a strided axis";
+    if (!IsFloat(access.dtype) && strided(access)) return "integers or masks along a strided axis";
   }
-  return view;
+  for (const RowSpec::Store& store : row.stores) {
+    if (!IsFloat(store.to.dtype) && strided(store.to)) return "integers or masks along a strided axis";
+  }
+  return "";
 }
-
-}  // namespace
-
-std::vector<DimExpr> DenseStrides(absl::Span<const DimExpr> dims) {
-  std::vector<DimExpr> strides(dims.size(), DimExpr(1));
-  for (size_t i = dims.size(); i-- > 1;) strides[i - 1] = strides[i] * dims[i];
-  return strides;
-}
-
-std::optional<View> ResolveView(const Graph& graph, ValueId value) {
-  const ValueData& data = graph.value(value);
-  if (!data.def.valid() || !graph.op(data.def).def().Has(kView)) {
-    return View{value, 0, DenseStrides(data.type.dims)};
-  }
-  const OpId op = data.def;
-  const ValueId x = graph.op(op).fields.operands[0];
-  const Dims& x_dims = graph.type(x).dims;
-  if (auto kv = graph.As<ops::KvView>(op)) {
-    const DimExpr &groups = x_dims[1], &capacity = x_dims[2], &width = x_dims[3];
-    if (ResolveView(graph, x)->base != x) return std::nullopt;
-    const DimExpr plane = groups * capacity * width;
-    return View{x, data.index == 0 ? DimExpr(0) : plane, {capacity * width, width, 1}};
-  }
-  std::optional<View> from = ResolveView(graph, x);
-  if (!from) return std::nullopt;
-  const std::vector<DimExpr>& s = from->strides;
-  if (auto heads = graph.As<ops::Heads>(op)) {
-    const DimExpr &q = data.type.dims[1], &d = data.type.dims[3];
-    return View{from->base, from->offset + DimExpr(heads->first) * s[1], {q * d * s[1], d * s[1], s[0], s[1]}};
-  }
-  if (auto slice = graph.As<ops::Slice>(op)) {
-    const size_t axis = static_cast<size_t>(slice->axis < 0 ? slice->axis + graph.type(x).rank() : slice->axis);
-    from->offset = from->offset + slice->first * s[axis];
-    return from;
-  }
-  if (auto transpose = graph.As<ops::Transpose>(op)) {
-    View view{from->base, from->offset, {}};
-    for (int64_t axis : transpose->perm) view.strides.push_back(s[static_cast<size_t>(axis)]);
-    return view;
-  }
-  if (auto repeat = graph.As<ops::Repeat>(op)) {
-    const size_t axis = static_cast<size_t>(repeat->axis < 0 ? repeat->axis + graph.type(x).rank() : repeat->axis);
-    if (repeat->times == 1) return from;
-    if (!x_dims[axis].is_one()) return std::nullopt;
-    from->strides[axis] = 0;
-    return from;
-  }
-  if (graph.op(op).kind() == OpKind::kReshape) return ResolveReshape(*from, x_dims, data.type.dims);
-  return std::nullopt;
-}
-
-namespace {
 
 // Builds the spec of one body.
 class SpecBuilder {
@@ -128,7 +85,7 @@ class SpecBuilder {
     } else {
       SINTER_RETURN_IF_ERROR(Rows());
     }
-    SINTER_RETURN_IF_ERROR(CheckTypes(*spec_.row->expr));
+    if (std::string problem = TypeProblem(*spec_.row); !problem.empty()) return No(problem);
     spec_.family = append.valid() || (moves && !computes) || (!computes && !spec_.row->reduces) ? "move"
                    : spec_.row->reduces                                                         ? "row"
                                                                                                 : "map";
@@ -144,12 +101,8 @@ class SpecBuilder {
     return absl::UnimplementedError(absl::StrCat("no kernel for @", body_.name(), ": ", what));
   }
 
-  // The operand that a parameter or a non-state result is.
-  absl::StatusOr<uint32_t> ResultOperand(size_t result) const {
-    uint32_t operand = static_cast<uint32_t>(body_.params().size());
-    for (size_t i = 0; i < result; ++i) operand += body_.type(body_.results()[i]).state ? 0 : 1;
-    return operand;
-  }
+  // The operand that the first result is, which is no state.
+  uint32_t ResultOperand() const { return static_cast<uint32_t>(body_.params().size()); }
 
   // An access to the elements of `value`, which must be a view of a parameter, with its own strides.
   absl::StatusOr<Access> AccessOf(ValueId value) const {
@@ -212,44 +165,6 @@ class SpecBuilder {
       table.strides.assign(rank, DimExpr(0));
       table.strides[rank - 1] = 1;
       row.leaves.emplace(value, std::move(table));
-    }
-    return absl::OkStatus();
-  }
-
-  // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float.
-  absl::Status CheckTypes(const Graph& expr) const {
-    for (OpId id : expr.order()) {
-      const OpData& op = expr.op(id);
-      if (op.def().Has(kView)) continue;
-      if (op.kind() == OpKind::kConstant && std::get<std::vector<double>>(op.fields.attrs[0]).size() != 1) {
-        return No("a constant of several values");
-      }
-      if (!op.def().Has(kElementwise) && !op.def().Has(kReduce)) continue;
-      if (op.kind() == OpKind::kDequantize) return No("dequantize");
-      for (ValueId v : op.fields.operands) {
-        const DType t = expr.type(v).dtype;
-        const bool mask = t == DType::kBool && op.kind() == OpKind::kSelect;
-        const bool convertible = IsInt(t) && t != DType::kI64 && op.kind() == OpKind::kConvert;
-        const bool real = IsFloat(t) && t != DType::kF64;
-        if (!mask && !convertible && !real) return No(absl::StrCat(op.def().name, " of ", Info(t).name));
-      }
-      const DType t = expr.type(op.results[0]).dtype;
-      if (!IsFloat(t) || t == DType::kF64) return No(absl::StrCat(op.def().name, " to ", Info(t).name));
-    }
-    const RowSpec& row = *spec_.row;
-    const auto plain = [](DType t) { return t == DType::kBool || IsInt(t); };
-    const auto simple = [](const DimExpr& stride) {
-      return stride.is_one() || (stride.is_const() && stride.constant() == 0);
-    };
-    for (const auto& [value, access] : row.leaves) {
-      if (IsQuantized(access.dtype) || access.dtype == DType::kF64)
-        return No(absl::StrCat("elements of type ", Info(access.dtype).name));
-      const bool rope = expr.value(value).def.valid() && expr.op(expr.value(value).def).kind() == OpKind::kRope;
-      const DimExpr& stride = (rope ? row.leaves.at(expr.DefAs<ops::Rope>(value)->x) : access).strides.back();
-      if ((plain(access.dtype) && !simple(stride)) || (rope && !stride.is_one())) return No("a strided inner axis");
-    }
-    for (const RowSpec::Store& store : row.stores) {
-      if (plain(store.to.dtype) && !simple(store.to.strides.back())) return No("a strided inner axis");
     }
     return absl::OkStatus();
   }
@@ -317,8 +232,7 @@ class SpecBuilder {
       SINTER_RETURN_IF_ERROR(AddLeaf(result, axes.size()));
       SINTER_RETURN_IF_ERROR(AddLeaves(axes.size()));
     }
-    SINTER_ASSIGN_OR_RETURN(uint32_t operand, ResultOperand(0));
-    Access to{operand, body_.type(result).dtype, false, 0, std::move(store), {}};
+    Access to{ResultOperand(), body_.type(result).dtype, false, 0, std::move(store), {}};
     if (row.reduces && body_.type(result).dims[axes.size() - static_cast<size_t>(reduced_from_end)].is_one()) {
       to.strides[axes.size() - static_cast<size_t>(reduced_from_end)] = 0;
     }
@@ -368,10 +282,9 @@ class SpecBuilder {
       from.strides = std::move(strides);
       row.leaves.emplace(expr.params()[i], std::move(from));
     }
-    SINTER_ASSIGN_OR_RETURN(uint32_t operand, ResultOperand(0));
     std::vector<DimExpr> strides = DenseStrides(dims);
     strides.push_back(0);
-    row.stores.push_back({expr.results()[0], Access{operand, DType::kF32, false, 0, std::move(strides), {}}});
+    row.stores.push_back({expr.results()[0], Access{ResultOperand(), DType::kF32, false, 0, std::move(strides), {}}});
     return absl::OkStatus();
   }
 
@@ -415,8 +328,7 @@ class SpecBuilder {
     } else if (result != product) {
       return No("ops after a product");
     }
-    SINTER_ASSIGN_OR_RETURN(uint32_t operand, ResultOperand(0));
-    spec.c = Access{operand, body_.type(result).dtype, false, 0, std::move(store), {}};
+    spec.c = Access{ResultOperand(), body_.type(result).dtype, false, 0, std::move(store), {}};
 
     const auto b_operand = operand_.find(gemm.b);
     const bool packed = b_operand != operand_.end() && !packs_.empty() && !packs_[b_operand->second].empty();

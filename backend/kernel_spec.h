@@ -19,21 +19,10 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "backend/target.h"
+#include "backend/view.h"
 #include "ir/graph.h"
 
 namespace sinter {
-
-// An affine look at a parameter of a graph: element (i0, i1, ..) of the viewed value is element offset + sum(i_a *
-// strides[a]).
-struct View {
-  ValueId base;
-  DimExpr offset;
-  std::vector<DimExpr> strides;  // one an axis of the viewed value
-};
-// Follows view ops up from `value` to the first value that is no view. nullopt when the chain is not affine.
-std::optional<View> ResolveView(const Graph& graph, ValueId value);
-// Strides of a dense row-major value.
-std::vector<DimExpr> DenseStrides(absl::Span<const DimExpr> dims);
 
 // Elements of one operand, by strides over the axes of a kernel.
 struct Access {
