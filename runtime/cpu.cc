@@ -15,25 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/file.h"
+#include "runtime/features.h"
 
 namespace sinter {
 namespace {
-
-enum Register { EAX, EBX, ECX, EDX };
-
-struct FeatureRow {
-  const char* name;
-  uint32_t leaf, subleaf;
-  Register reg;
-  int bit;
-  uint64_t os_state;
-};
-
-constexpr FeatureRow kFeatures[] = {
-#define FEATURE(name, llvm, leaf, subleaf, reg, bit, os_state) {#name, leaf, subleaf, reg, bit, os_state},
-#include "runtime/features.inc"
-#undef FEATURE
-};
 
 // The state components that the operating system saves (XCR0), 0 where it has not enabled XGETBV.
 uint64_t EnabledState() {
@@ -45,7 +30,7 @@ uint64_t EnabledState() {
   return uint64_t{high} << 32 | low;
 }
 
-bool CpuHas(const FeatureRow& row, uint64_t enabled_state) {
+bool CpuHas(const CpuFeature& row, uint64_t enabled_state) {
   uint32_t registers[4];
   // A subleaf past the last one answers like another: leaf 7 says in EAX of subleaf 0 how many it has.
   if (row.subleaf > 0) {
@@ -136,7 +121,7 @@ std::optional<double> CgroupQuota(const std::string& root) {
 const std::vector<std::string>& AllCpuFeatures() {
   static const std::vector<std::string>& names = *new std::vector<std::string>([] {
     std::vector<std::string> all;
-    for (const FeatureRow& row : kFeatures) all.push_back(row.name);
+    for (const CpuFeature& row : kCpuFeatures) all.push_back(row.name);
     return all;
   }());
   return names;
@@ -146,7 +131,7 @@ const std::vector<std::string>& HostCpuFeatures() {
   static const std::vector<std::string>& names = *new std::vector<std::string>([] {
     std::vector<std::string> host;
     const uint64_t enabled_state = EnabledState();
-    for (const FeatureRow& row : kFeatures) {
+    for (const CpuFeature& row : kCpuFeatures) {
       if (CpuHas(row, enabled_state)) host.push_back(row.name);
     }
     return host;

@@ -1,6 +1,7 @@
 // The rows of features.inc as data, for the runtime (which asks the CPU) and the compiler (which tells LLVM).
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -9,12 +10,18 @@
 
 namespace sinter {
 
+enum CpuidRegister : uint8_t { EAX, EBX, ECX, EDX };
+
 struct CpuFeature {
   absl::string_view name, llvm;
+  uint32_t leaf, subleaf;
+  CpuidRegister reg;
+  int bit;
+  uint64_t os_state;
 };
 
 inline constexpr CpuFeature kCpuFeatures[] = {
-#define FEATURE(name, llvm, leaf, subleaf, reg, bit, os) {#name, llvm},
+#define FEATURE(name, llvm, leaf, subleaf, reg, bit, os_state) {#name, llvm, leaf, subleaf, reg, bit, os_state},
 #include "runtime/features.inc"
 #undef FEATURE
 };
