@@ -121,7 +121,7 @@ std::optional<double> CgroupQuota(const std::string& root) {
 const std::vector<std::string>& AllCpuFeatures() {
   static const std::vector<std::string>& names = *new std::vector<std::string>([] {
     std::vector<std::string> all;
-    for (const CpuFeature& row : kCpuFeatures) all.push_back(row.name);
+    for (const CpuFeature& row : kCpuFeatures) all.emplace_back(row.name);
     return all;
   }());
   return names;
@@ -132,7 +132,7 @@ const std::vector<std::string>& HostCpuFeatures() {
     std::vector<std::string> host;
     const uint64_t enabled_state = EnabledState();
     for (const CpuFeature& row : kCpuFeatures) {
-      if (CpuHas(row, enabled_state)) host.push_back(row.name);
+      if (CpuHas(row, enabled_state)) host.emplace_back(row.name);
     }
     return host;
   }());
