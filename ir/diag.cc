@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -33,6 +35,19 @@ absl::Status ErrorInText(absl::string_view text, absl::string_view file_name, si
 
   return absl::InvalidArgumentError(absl::StrCat(file_name, ":", line, ":", offset - begin + 1, ": ", message, "\n    ",
                                                  excerpt, "\n    ", std::string(indent, ' '), "^"));
+}
+
+size_t EditDistance(absl::string_view a, absl::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replace = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = std::exchange(row[j], std::min({replace, row[j] + 1, row[j - 1] + 1}));
+    }
+  }
+  return row[b.size()];
 }
 
 }  // namespace sinter

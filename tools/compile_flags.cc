@@ -175,8 +175,7 @@ absl::StatusOr<std::vector<const PassInfo*>> PassesFrom(const CompileFlags& flag
 absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags,
                                                   absl::Span<const PassInfo* const> passes) {
   if (!flags.explain.empty()) {
-    return absl::OutOfRangeError(absl::StrCat("--explain: there is no rule \"", flags.explain,
-                                              "\"; this version has no rewrite rules, all its passes are functions"));
+    return absl::OutOfRangeError("--explain is not there yet; --stats says how often each rule was tried and matched");
   }
   PassContext context;
   SINTER_ASSIGN_OR_RETURN(context.targets, ParseTargets(TargetsFor(source, flags)));
