@@ -19,7 +19,8 @@ Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& in
     for (size_t i = 0; i < indices.size(); ++i)
       index = b.Add(index, b.Mul(indices[i], b.Dim(access.gather->strides[i])));
     const Ptr element = b.Offset(b.Operand(access.gather->operand, false), access.gather->dtype, index);
-    at = b.Add(at, b.Mul(b.LoadIndex(access.gather->dtype, element), b.Dim(access.gather->row_stride)));
+    const Int row = b.Within(b.LoadIndex(access.gather->dtype, element), b.Dim(access.gather->rows));
+    at = b.Add(at, b.Mul(row, b.Dim(access.gather->row_stride)));
   }
   return b.Offset(b.Operand(access.operand, access.state), access.dtype, at);
 }

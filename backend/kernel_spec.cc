@@ -126,10 +126,13 @@ class SpecBuilder {
     access.strides = std::move(strides);
   }
 
-  absl::StatusOr<Access::Gather> GatherBy(ValueId index, DimExpr row_stride, size_t rank, size_t axis) const {
+  absl::StatusOr<Access::Gather> GatherBy(ValueId index, DimExpr row_stride, DimExpr rows, size_t rank,
+                                          size_t axis) const {
+    if (body_.module().dims.Min(rows) < 1) return No("a choice among rows of which there may be none");
     SINTER_ASSIGN_OR_RETURN(Access at, AccessOf(index));
-    Access::Gather gather{at.operand, at.dtype, at.offset, std::vector<DimExpr>(rank, DimExpr(0)),
-                          std::move(row_stride)};
+    Access::Gather gather{
+        at.operand,     at.dtype, at.offset, std::vector<DimExpr>(rank, DimExpr(0)), std::move(row_stride),
+        std::move(rows)};
     gather.strides[axis] = at.strides[0];
     return gather;
   }
@@ -148,7 +151,8 @@ class SpecBuilder {
     } else if (auto take = body_.As<ops::Take>(data.def)) {
       SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(take->table));
       if (IsQuantized(table.dtype)) return No("rows of a quantized table");
-      SINTER_ASSIGN_OR_RETURN(table.gather, GatherBy(take->rows, table.strides[0], rank, rank - 2));
+      SINTER_ASSIGN_OR_RETURN(table.gather,
+                              GatherBy(take->rows, table.strides[0], body_.type(take->table).dims[0], rank, rank - 2));
       table.strides[0] = 0;
       AlignTo(table, dims, rank);
       row.leaves.emplace(value, std::move(table));
@@ -161,7 +165,8 @@ class SpecBuilder {
       SINTER_RETURN_IF_ERROR(AddLeaf(rope->x, rank));
       if (!row.leaves.contains(rope->x)) return No("rope of a computed value");
       SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(rope->table));
-      SINTER_ASSIGN_OR_RETURN(table.gather, GatherBy(rope->pos, table.strides[0], rank, rank - 2));
+      SINTER_ASSIGN_OR_RETURN(table.gather,
+                              GatherBy(rope->pos, table.strides[0], body_.type(rope->table).dims[0], rank, rank - 2));
       table.strides.assign(rank, DimExpr(0));
       table.strides[rank - 1] = 1;
       row.leaves.emplace(value, std::move(table));
@@ -297,7 +302,7 @@ class SpecBuilder {
     const Dims& k = body_.type(append.k).dims;
     row.axes.assign(k.begin(), k.end());  // [G,1,T,D]
     SINTER_RETURN_IF_ERROR(AddLeaves(4));
-    SINTER_ASSIGN_OR_RETURN(Access::Gather at, GatherBy(append.pos, width, 4, 2));
+    SINTER_ASSIGN_OR_RETURN(Access::Gather at, GatherBy(append.pos, width, capacity, 4, 2));
     for (const auto& [value, plane] :
          {std::pair{append.k, DimExpr(0)}, std::pair{append.v, groups * capacity * width}}) {
       Access to{operand_[append.cache], body_.type(append.cache).dtype, true, plane, {capacity * width, 0, 0, 1}, at};
@@ -383,7 +388,9 @@ std::vector<std::string> PacksOf(const Graph& graph, OpId kernel) {
   std::vector<std::string> packs;
   for (ValueId arg : graph.op(kernel).fields.operands) {
     const auto weight = graph.DefAs<ops::Weight>(arg);
-    packs.push_back(weight ? weight->pack : "");
+    const auto packing = FindPacking(weight ? weight->pack : "");
+    const bool as_in_file = packing.ok() && (*packing)->panel == 0;
+    packs.push_back(weight && !as_in_file ? weight->pack : "");
   }
   return packs;
 }
@@ -401,6 +408,7 @@ void Replace(Access& access, const IdMap<DimId, DimExpr>& by) {
   access.gather->offset = access.gather->offset.Substitute(by);
   Replace(access.gather->strides, by);
   access.gather->row_stride = access.gather->row_stride.Substitute(by);
+  access.gather->rows = access.gather->rows.Substitute(by);
 }
 
 }  // namespace

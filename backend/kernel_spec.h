@@ -32,13 +32,14 @@ struct Access {
   DimExpr offset;
   std::vector<DimExpr> strides;
   // Rows that data choose: adds index * row_stride, where index is the integer element of `operand` at the strides
-  // given.
+  // given. `rows`, at least 1: how many there are; any other index is the last of them, so that no data leads a kernel
+  // out of its operands.
   struct Gather {
     uint32_t operand = 0;
     DType dtype = DType::kI32;
     DimExpr offset;
     std::vector<DimExpr> strides;
-    DimExpr row_stride;
+    DimExpr row_stride, rows;
   };
   std::optional<Gather> gather;
 };

@@ -1,6 +1,8 @@
 #include "backend/metadata.h"
 
 #include <algorithm>
+#include <iterator>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -84,6 +86,54 @@ absl::StatusOr<std::unique_ptr<fbs::StepT>> StepOf(const Graph& graph, OpId id, 
   return step;
 }
 
+void Mention(const DimExpr& expr, std::set<uint16_t>& mentioned) {
+  for (const DimExpr::Term& term : expr.terms()) {
+    for (DimId symbol : term.symbols) mentioned.insert(static_cast<uint16_t>(symbol.value));
+  }
+}
+
+// The symbols that the types of a graph's values mention.
+std::set<uint16_t> SymbolsIn(const Graph& graph) {
+  std::set<uint16_t> mentioned;
+  const auto mention = [&](ValueId v) {
+    for (const DimExpr& dim : graph.type(v).dims) Mention(dim, mentioned);
+  };
+  std::for_each(graph.params().begin(), graph.params().end(), mention);
+  for (OpId op : graph.order()) std::for_each(graph.op(op).results.begin(), graph.op(op).results.end(), mention);
+  return mentioned;
+}
+
+// The symbols that a run supplies to the entry's kernels. A call may stand for the smallest values of symbols of its
+// body (CallDims); all kernels of a run read one table of dims, so such a symbol must be used nowhere else.
+absl::StatusOr<std::vector<uint16_t>> SymbolsOf(const Graph& entry) {
+  const std::set<uint16_t> own = SymbolsIn(entry);
+  std::set<uint16_t> used = own, fixed;
+  for (OpId id : entry.order()) {
+    const auto kernel = entry.As<ops::Kernel>(id);
+    if (!kernel) continue;
+    const Graph& body = entry.module().graph(kernel->body.id);
+    std::vector<const Type*> args;
+    for (ValueId arg : kernel->args) args.push_back(&entry.type(arg));
+    const IdMap<DimId, DimExpr> by = *CallDims(body, args);  // the verifier saw that it fits
+    for (uint16_t symbol : SymbolsIn(body)) {
+      const DimId dim{symbol};
+      if (!by[dim].is_const()) {
+        used.insert(symbol);
+        continue;
+      }
+      fixed.insert(symbol);
+      if (own.count(symbol) == 0) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("@", entry.name(), " %", entry.value(entry.op(id).results[0]).name, ": the call of @",
+                       body.name(), " takes dim ", entry.module().dims.symbols()[dim].name, " as ", by[dim].constant(),
+                       ", and other values of @", entry.name(), " have it as a dim"));
+    }
+  }
+  std::vector<uint16_t> symbols;
+  std::set_difference(used.begin(), used.end(), fixed.begin(), fixed.end(), std::back_inserter(symbols));
+  return symbols;
+}
+
 absl::StatusOr<std::unique_ptr<fbs::EntryT>> EntryOf(const Graph& graph, const KernelTable& table) {
   auto entry = std::make_unique<fbs::EntryT>();
   entry->name = graph.name();
@@ -104,6 +154,7 @@ absl::StatusOr<std::unique_ptr<fbs::EntryT>> EntryOf(const Graph& graph, const K
     SINTER_ASSIGN_OR_RETURN(auto step, StepOf(graph, id, table));
     entry->steps.push_back(std::move(step));
   }
+  SINTER_ASSIGN_OR_RETURN(entry->symbols, SymbolsOf(graph));
   return entry;
 }
 

@@ -19,6 +19,12 @@ absl::StatusOr<PlacedWeight> WeightAt(const Graph& graph, OpId op, int64_t offse
   }
   SINTER_ASSIGN_OR_RETURN(const Packing* packing, FindPacking(placed.pack));
   SINTER_ASSIGN_OR_RETURN(placed.bytes, PackedBytes(placed.type(), *packing));
+  // Tensors of a file are as large as the file; what is made from nothing has to end somewhere.
+  constexpr int64_t kMostMade = int64_t{1} << 32;
+  if (graph.op(op).kind() != OpKind::kWeight && placed.bytes > kMostMade) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a ", placed.name, " of ", placed.bytes, " bytes is larger than ", kMostMade));
+  }
   return placed;
 }
 

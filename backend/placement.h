@@ -28,7 +28,7 @@ struct Placement {
 };
 
 // kInvalidArgument: the module is not planned, an address is missing or negative, tensors overlap that are not the
-// same.
+// same. kResourceExhausted: a table is too large.
 absl::StatusOr<Placement> PlacementOf(const Module& module);
 
 }  // namespace sinter

@@ -189,6 +189,10 @@ Int VectorBuilder::Mul(Int a, Int b) {
 }
 Int VectorBuilder::Div(Int a, Int b) { return {s_->b.CreateUDiv(a.v, b.v)}; }
 Int VectorBuilder::Rem(Int a, Int b) { return {s_->b.CreateURem(a.v, b.v)}; }
+// Unsigned, a negative number is past every end.
+Int VectorBuilder::Within(Int a, Int end) {
+  return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::umin, a.v, Sub(end, Const(1)).v)};
+}
 Int VectorBuilder::Min(Int a, Int b) {
   int64_t x, y;
   if (IsConst(a, &x) && IsConst(b, &y)) return Const(std::min(x, y));

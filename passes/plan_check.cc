@@ -80,6 +80,7 @@ struct Touch {
 struct Step {
   OpId op;
   int64_t epoch = 0;
+  bool replicated = false;
   KernelSpec spec;
   std::vector<Touch> touches;
 };
@@ -133,6 +134,7 @@ class EntryChecker {
       Step& step = steps_.emplace_back();
       step.op = id;
       step.epoch = epoch;
+      step.replicated = kernel->mode == "replicated";
       SINTER_ASSIGN_OR_RETURN(step.spec, SpecOfKernel(graph_, id));
       uint32_t operand = 0;
       for (ValueId arg : kernel->args) {
@@ -199,6 +201,8 @@ class EntryChecker {
   // Shape of the part of an operand that one grain touches: where it starts by grain, and how far it goes on from
   // there. Both are equal exactly when a thread touches in both steps the same rows.
   static bool SameThread(const Step& a, const Touch& in_a, const Step& b, const Touch& in_b) {
+    if (a.replicated != b.replicated) return false;
+    if (a.replicated) return true;  // each thread does all of both, and all write the same
     const auto grains = [](const Step& step) {
       bool one = true;
       for (const ExtentFactor& f : step.spec.extent)

@@ -23,6 +23,20 @@ bool IsBound(const DimSum& sum, absl::Span<const int64_t> dims) {
   return true;
 }
 
+// The smallest value that the expression takes with these dims, whatever the unbound ones are.
+int64_t SmallestOf(const DimSum& sum, absl::Span<const int64_t> dims, absl::Span<const LoadedDim> ranges) {
+  int64_t smallest = 0;
+  for (const DimSum::Term& term : sum.terms) {
+    int64_t product = term.coefficient;
+    for (uint16_t symbol : term.symbols) {
+      const int64_t extreme = term.coefficient > 0 ? ranges[symbol].min : ranges[symbol].max;
+      product *= dims[symbol] == kUnbound ? extreme : dims[symbol];
+    }
+    smallest += product;
+  }
+  return smallest;
+}
+
 // The symbol of an expression that is one symbol and nothing else; -1 for any other.
 int LoneSymbol(const DimSum& sum) {
   const bool lone = sum.terms.size() == 1 && sum.terms[0].coefficient == 1 && sum.terms[0].symbols.size() == 1;
@@ -110,8 +124,7 @@ absl::Status CompiledModule::CheckDims(const LoadedEntry& entry, absl::Span<cons
         absl::StrCat("dim ", dims_[i].name, " = ", dims[i], " is not within ", dims_[i].min, "..", dims_[i].max));
   }
   for (size_t i = 0; i < bounds_.size(); ++i) {
-    if (!IsBound(bounds_[i].expr, dims)) continue;
-    const int64_t value = bounds_[i].expr.Evaluate(dims.data());
+    const int64_t value = SmallestOf(bounds_[i].expr, dims, dims_);
     if (value <= bounds_[i].max) continue;
     return absl::OutOfRangeError(absl::StrCat("bound ", i, " of the dims: ", value, " is more than ", bounds_[i].max));
   }

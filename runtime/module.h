@@ -64,7 +64,7 @@ struct LoadedEntry {
   std::vector<LoadedParam> inputs, outputs;
   std::vector<LoadedState> states;
   std::vector<LoadedStep> steps;
-  std::vector<uint16_t> symbols;  // that its inputs, outputs and extents use: bound in every run
+  std::vector<uint16_t> symbols;  // that it uses: bound in every run; its kernels see the smallest value of all others
 };
 
 struct LoadedDim {
@@ -95,7 +95,7 @@ class CompiledModule {
   const LoadedEntry* FindEntry(absl::string_view name, absl::Span<const std::vector<int64_t>> input_shapes,
                                std::vector<int64_t>& dims) const;
   // kOutOfRange unless all symbols that the entry uses are bound and all bound ones are within their ranges and joint
-  // bounds (a bound with an unbound symbol says nothing).
+  // bounds, whatever the unbound ones are.
   absl::Status CheckDims(const LoadedEntry& entry, absl::Span<const int64_t> dims) const;
   const std::vector<LoadedDim>& dims() const { return dims_; }
   const uint8_t* weights() const { return weights_; }

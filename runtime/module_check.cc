@@ -210,6 +210,12 @@ class Checker {
         return Within(absl::StrCat("state ", Quoted(ViewOf(state->name())), ": "), s);
       }
     }
+    if (entry.symbols() != nullptr) {
+      SINTER_RETURN_IF_ERROR(Spend(entry.symbols()->size() * sizeof(uint16_t)));
+      for (uint16_t symbol : *entry.symbols()) {
+        if (symbol >= m_.dims()->size()) return Bad("uses dim ", symbol, " of ", m_.dims()->size());
+      }
+    }
     for (uint32_t i = 0; i < entry.steps()->size(); ++i) {
       if (absl::Status s = CheckStep(entry, *entry.steps()->Get(i)); !s.ok()) {
         return Within(absl::StrCat("step ", i, " "), s);

@@ -88,6 +88,7 @@ LoadedEntry Unpack(const fbs::Entry& entry, const uint8_t* code, const fbs::Imag
   for (const LoadedStep& step : unpacked.steps) {
     for (const LoadedStep::Factor& factor : step.extent) collect(factor.expr);
   }
+  if (entry.symbols() != nullptr) symbols.insert(entry.symbols()->begin(), entry.symbols()->end());
   unpacked.symbols.assign(symbols.begin(), symbols.end());
   return unpacked;
 }

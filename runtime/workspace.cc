@@ -139,7 +139,8 @@ absl::Status Workspace::Run(const LoadedEntry& entry, absl::Span<const int64_t> 
                                             inputs.size(), ", ", outputs.size(), " and ", states.size()));
   }
   SINTER_RETURN_IF_ERROR(module_->CheckDims(entry, dims));
-  for (size_t i = 0; i < dims_.size(); ++i) dims_[i] = dims[i] == kUnbound ? module_->dims()[i].min : dims[i];
+  for (size_t i = 0; i < dims_.size(); ++i) dims_[i] = module_->dims()[i].min;
+  for (uint16_t symbol : entry.symbols) dims_[symbol] = dims[symbol];
   frame_ = {&entry, &tables_[static_cast<size_t>(&entry - entries.data())], inputs, outputs, states};
   team_->Run([](void* self, int thread) { static_cast<Workspace*>(self)->Walk(thread); }, this);
   return absl::OkStatus();

@@ -51,9 +51,9 @@ class Workspace {
   const CompiledModule& module() const { return *module_; }
   int threads() const { return team_->threads(); }
 
-  // Runs `entry` with dims bound: a value for each symbol of the module, or -1 where unbound (kernels then see its
-  // minimum); checked by CompiledModule::CheckDims. inputs and outputs: one dense buffer each, in the entry's order and
-  // of the shapes that the dims give; states: one each.
+  // Runs `entry` with dims bound: a value for each symbol of the module, or -1 where unbound (kernels see the
+  // minimum of what the entry does not use); checked by CompiledModule::CheckDims. inputs and outputs: one dense buffer
+  // each, in the entry's order and of the shapes that the dims give; states: one each.
   absl::Status Run(const LoadedEntry& entry, absl::Span<const int64_t> dims, absl::Span<const void* const> inputs,
                    absl::Span<void* const> outputs, absl::Span<const SinterState> states);
 

@@ -237,6 +237,20 @@ TEST(Compile, SaysHowFarItIsAndWhatIsDone) {
   }
 }
 
+// "plain" is no packing: the weight lies as in the file, and no product may walk it in panels.
+TEST(PacksOf, PlainIsNoPacking) {
+  for (const auto& [pack, expected] : {std::pair{"", ""}, std::pair{"plain", ""}, std::pair{"panel16", "panel16"}}) {
+    const auto module = Parsed(absl::StrCat(
+        "stage kernels {\n", kWeightsLine, "graph @main(%x: f32[3,8]) -> (f32[3,5]) {\n  %w = weight \"w\" {pack=\"",
+        pack, "\"} : f32[5,8]\n  %y = kernel @k(%x, %w) {family=\"gemm\"} : f32[3,5]\n  return %y\n}\n",
+        "graph @k(%a: f32[3,8], %b: f32[5,8]) -> (f32[3,5]) {\n  %c = gemm %a, %b {trans_b=true} : f32[3,5]\n",
+        "  return %c\n}\n}\n"));
+    const Graph& graph = *module->FindGraph("main");
+    EXPECT_THAT(PacksOf(graph, graph.order()[1]), testing::ElementsAre("", expected));
+    EXPECT_EQ(SpecOfKernel(graph, graph.order()[1])->gemm->packing == nullptr, std::string(expected).empty());
+  }
+}
+
 TEST(CollectKernels, SharesEqualOnes) {
   const auto module = Planned(
       "graph @main(%x: f32[3,8], %y: f32[3,8]) -> (f32[3,8], f32[3,8], f32[3,8]) {\n  %a = neg %x : f32[3,8]\n"

@@ -247,6 +247,8 @@ TEST(ModuleFile, LyingMetadata) {
        "entry \"main\" step 0 operand 1: state -9223372036854775808 is past the entry's 1"},
       {"space", CHANGE(SetOperand(m, fbs::Space_State, 0)), CHANGE(SetOperand(m, static_cast<fbs::Space>(6), 0)),
        "entry \"main\" step 0 operand 1: is in space 6"},
+      {"dim", CHANGE(m.entries[0]->symbols = {kT}), CHANGE(m.entries[0]->symbols = {1000}),
+       "entry \"main\" uses dim 1000 of "},
       // Steps.
       {"kernel", CHANGE(FirstStep(m).kernel = 5), CHANGE(FirstStep(m).kernel = 6),
        "entry \"main\" step 0 runs kernel 6 of 6"},

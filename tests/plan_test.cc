@@ -218,6 +218,21 @@ TEST(PlanCheck, RefusesAPlanWithoutOneOfItsBarriers) {
   EXPECT_GE(barriers, 6);
 }
 
+// A step that every thread does whole reads rows that other threads made.
+TEST(PlanCheck, RefusesAReplicatedStepWithoutABarrier) {
+  for (const char* mode : {"split", "replicated"}) {
+    const auto module = Block();
+    EXPECT_TRUE(CheckPlan(*module).ok());
+    Graph& graph = Main(*module);
+    const OpId id = graph.value(Find(graph, "b")).def;  // after %a, by the same rows
+    auto kernel = graph.As<ops::Kernel>(id);
+    ASSERT_FALSE(kernel->barrier);
+    kernel->mode = mode;
+    graph.SetAttrs(*std::move(kernel), id);
+    EXPECT_EQ(CheckPlan(*module).ok(), std::string(mode) == "split") << mode;
+  }
+}
+
 TEST(PlanCheck, RefusesOtherStages) {
   const auto module = Planned(kBlock, "canonicalize");
   ASSERT_TRUE(module.ok()) << module.status();

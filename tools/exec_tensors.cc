@@ -267,7 +267,7 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
       result.tensor.dims.push_back(dim.Evaluate(bound.data()));
       if (elems) elems = CheckedMul(*elems, result.tensor.dims.back());
     }
-    constexpr int64_t kMostElems = int64_t{1} << 34;
+    constexpr int64_t kMostElems = int64_t{1} << 31;  // the evaluator's limit too
     if (!elems || *elems > kMostElems)
       return absl::ResourceExhaustedError(absl::StrCat("result %", param.name, " is too large"));
     result.tensor.values.resize(static_cast<size_t>(*elems));

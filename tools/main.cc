@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,8 @@ int Main(int argc, char** argv) {
     } else {
       status = WriteResult("", program.help());
     }
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("out of memory");
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) {
       const std::vector<CLI::App*> verbs = program.get_subcommands();
