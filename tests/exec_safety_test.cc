@@ -111,10 +111,11 @@ TEST_F(ExecSafety, ACallThatFixesADim) {
     EXPECT_EQ(result.out, "%z: f32[8,1] 0 2 4 6 8 10 12 14\n") << u << result.err;
   }
   Count("y", {100000});
-  ExpectFailure(ExecText(absl::StrCat(
-                    head, ", %y: f32[U] @input+1) -> (f32[8,1] @output+0, f32[U] @output+1) {\n", call,
-                    "    %w = kernel @l(%y) {family=\"map\"} : f32[U] @output+1\n    return %z, %w\n  }\n", kernels)),
-                4, "@main %z: the call of @k takes dim U as 1");
+  ExpectFailure(
+      ExecText(absl::StrCat(head, ", %y: f32[U] @input+1) -> (f32[8,1] @output+0, f32[U] @output+1) {\n", call,
+                            "    %w = kernel @l(%y) {family=\"map\"} : f32[U] @output+1\n    return %z, %w\n  }\n", k,
+                            l, "}\n")),
+      4, "@main %z: the call of @k takes dim U as 1");
 }
 
 // The arena is planned for P <= 7, as P+T <= 8 says, also where no T is.
