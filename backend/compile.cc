@@ -62,6 +62,12 @@ absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const
   VectorBuilder builder(out, target, kernel.symbol, dims);
   if (kernel.spec.gemm) {
     SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(kernel.tiles, target));
+    // outer and gemv differ in how many rows they take, dot in the axis along which B must be contiguous.
+    if ((tile.shape == TileShape::kDot) != (kernel.spec.gemm->shape == TileShape::kDot)) {
+      return absl::InvalidArgumentError(absl::StrCat("@", kernel.spec.body->name(), ": a tile of shape ",
+                                                     TileShapeName(tile.shape), " for a product of shape ",
+                                                     TileShapeName(kernel.spec.gemm->shape)));
+    }
     EmitGemm(*kernel.spec.gemm, tile, builder);
   } else {
     EmitRows(*kernel.spec.row, builder);

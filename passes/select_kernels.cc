@@ -297,6 +297,16 @@ absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const B
     const bool loops = std::any_of(body.order().begin(), body.order().end(),
                                    [&](OpId op) { return body.op(op).kind() == OpKind::kLoop; });
     if (loops) continue;  // its clone would bring a clone of the loop's body
+    // Its parameters must say what a call takes the entry's fixed symbols as.
+    std::vector<Type> fixed;
+    for (ValueId param : body.params()) fixed.push_back(Substitute(body.type(param), *by));
+    std::vector<const Type*> args;
+    for (const Type& type : fixed) args.push_back(&type);
+    const auto call = CallDims(body, args);
+    const bool says = call && std::all_of(body.results().begin(), body.results().end(), [&](ValueId result) {
+                        return Substitute(body.type(result), *call) == Substitute(body.type(result), *by);
+                      });
+    if (!says) continue;
     SINTER_ASSIGN_OR_RETURN(const GraphId clone, CloneGraph(body, module, "k_specialized", *by));
     general.emplace(HashGraph(module.graph(clone)), id);
     module.EraseGraph(clone);

@@ -99,22 +99,23 @@ TEST_F(ExecSafety, ATableThatMayHaveNoRows) {
 
 // The call of @k takes U as 1, whatever the run gives.
 TEST_F(ExecSafety, ACallThatFixesADim) {
-  const std::string kernels =
-      "  graph @k(%a: f32[8,U]) -> (f32[8,U]) {\n    %v = add %a, %a : f32[8,U]\n    return %v\n  }\n"
-      "  graph @l(%a: f32[U]) -> (f32[U]) {\n    %v = add %a, %a : f32[U]\n    return %v\n  }\n}\n";
+  const std::string k =
+      "  graph @k(%a: f32[8,U]) -> (f32[8,U]) {\n    %v = add %a, %a : f32[8,U]\n    return %v\n  }\n";
+  const std::string l = "  graph @l(%a: f32[U]) -> (f32[U]) {\n    %v = add %a, %a : f32[U]\n    return %v\n  }\n";
   const std::string head = "module @m stage planned {\n  dim U in 1..100000\n  graph @main(%x: f32[8,1] @input+0";
   const std::string call = "    %z = kernel @k(%x) {family=\"map\"} : f32[8,1] @output+0\n";
   Count("x", {8, 1});
-  const std::string alone = absl::StrCat(head, ") -> (f32[8,1] @output+0) {\n", call, "    return %z\n  }\n", kernels);
+  const std::string alone = absl::StrCat(head, ") -> (f32[8,1] @output+0) {\n", call, "    return %z\n  }\n", k, "}\n");
   for (const char* u : {"--dim=U=1", "--dim=U=100000"}) {
     const CliResult result = ExecText(alone, {u});
     EXPECT_EQ(result.out, "%z: f32[8,1] 0 2 4 6 8 10 12 14\n") << u << result.err;
   }
   Count("y", {100000});
-  ExpectFailure(ExecText(absl::StrCat(
-                    head, ", %y: f32[U] @input+1) -> (f32[8,1] @output+0, f32[U] @output+1) {\n", call,
-                    "    %w = kernel @l(%y) {family=\"map\"} : f32[U] @output+1\n    return %z, %w\n  }\n", kernels)),
-                4, "@main %z: the call of @k takes dim U as 1");
+  ExpectFailure(
+      ExecText(absl::StrCat(head, ", %y: f32[U] @input+1) -> (f32[8,1] @output+0, f32[U] @output+1) {\n", call,
+                            "    %w = kernel @l(%y) {family=\"map\"} : f32[U] @output+1\n    return %z, %w\n  }\n", k,
+                            l, "}\n")),
+      4, "@main %z: the call of @k takes dim U as 1");
 }
 
 // The arena is planned for P <= 7, as P+T <= 8 says, also where no T is.
@@ -148,6 +149,24 @@ TEST_F(ExecSafety, AResultThatIsTooLarge) {
   Count("a", {100000, 1});
   Count("b", {1, 100000});
   ExpectFailure(ExecText(text), 6, "result %c is too large");
+}
+
+// A tile of shape dot walks a matrix whose rows are contiguous, one of shape outer one whose columns are.
+TEST_F(ExecSafety, ATileOfAnotherShape) {
+  const auto text = [](const std::string& tile) {
+    return absl::StrCat(
+        "module @m stage planned {\n  graph @main(%x: f32[3,8] @input+0, %w: f32[5,8] @input+1) -> (f32[3,5] "
+        "@output+0) {\n",
+        "    %y = kernel @k(%x, %w) {family=\"gemm\", tiles=[\"avx2:", tile, "\"]} : f32[3,5] @output+0\n",
+        "    return %y\n  }\n  graph @k(%a: f32[3,8], %b: f32[5,8]) -> (f32[3,5]) {\n",
+        "    %c = gemm %a, %b {trans_b=true} : f32[3,5]\n    return %c\n  }\n}\n");
+  };
+  Count("x", {3, 8});
+  Count("w", {5, 8});
+  EXPECT_EQ(ExecText(text("dot:2x4"), {"--target=avx2"}).out, "%y: f32[3,5] 140 364 588 812 1036 364 1100 1836 ...\n");
+  for (const char* tile : {"outer:6x16", "gemv:1x64"}) {
+    ExpectFailure(ExecText(text(tile), {"--target=avx2"}), 4, "for a product of shape dot");
+  }
 }
 
 // Tables are made when a module is compiled, and text may ask for any.
