@@ -98,6 +98,8 @@ DimExpr operator-(const DimExpr& a, const DimExpr& b) {
 
 DimExpr operator*(const DimExpr& a, const DimExpr& b) {
   if (a.poisoned_ || b.poisoned_) return DimExpr::Poison();
+  if (a.is_one()) return b;  // most strides and many dims are 1
+  if (b.is_one()) return a;
   DimExpr result;
   for (const DimExpr::Term& x : a.terms_) {
     for (const DimExpr::Term& y : b.terms_) {
@@ -114,7 +116,7 @@ DimExpr operator*(const DimExpr& a, const DimExpr& b) {
 }
 
 DimExpr DimExpr::Substitute(const IdMap<DimId, DimExpr>& by) const {
-  if (poisoned_) return *this;
+  if (poisoned_ || is_const()) return *this;
   DimExpr result;
   for (const Term& term : terms_) {
     DimExpr product(term.coefficient);
