@@ -266,20 +266,4 @@ absl::Status CheckPlan(const Module& module) {
   return CheckWeights(module);
 }
 
-absl::StatusOr<PlanSizes> SizesOf(const Module& module) {
-  PlanSizes sizes;
-  for (GraphId id : module.entries()) {
-    const Graph& graph = module.graph(id);
-    for (OpId op : graph.order()) {
-      for (ValueId value : graph.op(op).results) {
-        SINTER_ASSIGN_OR_RETURN(const Range range, RangeOf(graph, value));
-        if (range.space == Space::kArena) sizes.arena_bytes = std::max(sizes.arena_bytes, range.end);
-        if (range.space == Space::kThread) sizes.thread_bytes = std::max(sizes.thread_bytes, range.end);
-        if (range.space == Space::kWeights) sizes.weights_bytes = std::max(sizes.weights_bytes, range.end);
-      }
-    }
-  }
-  return sizes;
-}
-
 }  // namespace sinter

@@ -15,10 +15,4 @@ namespace sinter {
 
 absl::Status CheckPlan(const Module& module);
 
-// Bytes that the arena, the threads' arenas and the weights section need: the largest end of any value there.
-struct PlanSizes {
-  int64_t arena_bytes = 0, thread_bytes = 0, weights_bytes = 0;
-};
-absl::StatusOr<PlanSizes> SizesOf(const Module& module);
-
 }  // namespace sinter

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "backend/placement.h"
 #include "base/status.h"
 #include "frontend/model.h"
 #include "frontend/presets.h"
@@ -118,7 +119,7 @@ TEST(Plan, Presets) {
 
 TEST(Plan, ReusesTheArena) {
   const auto module = Block();
-  const auto sizes = SizesOf(*module);
+  const auto sizes = PlacementOf(*module);
   ASSERT_TRUE(sizes.ok()) << sizes.status();
   int64_t sum = 0, weights = 0;
   const Graph& graph = Main(*module);
