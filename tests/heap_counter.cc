@@ -29,8 +29,9 @@ void* Allocate(size_t size, size_t alignment) {
 
 }  // namespace
 
-// The array and nothrow forms call these.
+// The array forms call these; a sanitizer's own nothrow form would not.
 void* operator new(size_t size) { return Allocate(size, 0); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return Allocate(size, 0); }
 void* operator new(size_t size, std::align_val_t alignment) { return Allocate(size, static_cast<size_t>(alignment)); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
