@@ -276,7 +276,7 @@ struct Writer {
   static bool Emit(void* context, int32_t id, absl::string_view text) {
     Writer& writer = *static_cast<Writer*>(context);
     if (id < 0) return true;
-    std::fwrite(text.data(), 1, text.size(), writer.out);
+    if (!text.empty()) std::fwrite(text.data(), 1, text.size(), writer.out);
     std::fflush(writer.out);
     if (writer.plant) writer.planted = std::make_unique<std::string>();
     writer.at_last = HeapAllocations();

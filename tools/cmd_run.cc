@@ -79,7 +79,7 @@ bool Write(void* context, int32_t id, absl::string_view text) {
     std::fflush(stdout);
     return std::ferror(stdout) == 0;
   }
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (!text.empty()) std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
   return std::ferror(stdout) == 0;
 }

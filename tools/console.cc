@@ -26,7 +26,7 @@ absl::Status FlushStdout() {
 
 absl::Status WriteResult(const std::string& path, absl::string_view text) {
   if (!path.empty()) return WriteFile(path, text);
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (!text.empty()) std::fwrite(text.data(), 1, text.size(), stdout);
   return FlushStdout();
 }
 
