@@ -35,7 +35,7 @@ class Selector {
       if (def.Has(kSource) || def.Has(kView) || id_is(id, OpKind::kConstant)) continue;
       SINTER_RETURN_IF_ERROR(Lower(id));
     }
-    SINTER_RETURN_IF_ERROR(CopyResults(ops.empty() ? OpId::None() : ops.back()));
+    SINTER_RETURN_IF_ERROR(CopyResults());
     const std::vector<OpId> after = graph_.order();
     for (size_t i = after.size(); i-- > 0;) {
       if (graph_.op(after[i]).kind() == OpKind::kKernel) continue;
@@ -243,7 +243,7 @@ class Selector {
 
   // What an entry returns must be made by a kernel, once: parameters, weights, views, constants and repeated results
   // are copied.
-  absl::Status CopyResults(OpId) {
+  absl::Status CopyResults() {
     std::vector<ValueId> results = graph_.results();
     absl::flat_hash_set<ValueId> seen;
     for (ValueId& result : results) {
