@@ -37,9 +37,10 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
       const auto [it, is_new] = known.emplace(key, static_cast<uint32_t>(table.kernels.size()));
       if (is_new) {
         SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOf(body, packs));
+        spec.tiles = kernel->tiles;
         const uint64_t hash = XXH3_64bits(key.data(), key.size());
         std::string symbol = absl::StrCat(spec.family, "_", absl::Hex(hash, absl::kZeroPad16));
-        table.kernels.push_back({std::move(symbol), std::move(spec), kernel->tiles});
+        table.kernels.push_back({std::move(symbol), std::move(spec)});
       }
       table.index[{id, op}] = it->second;
     }
@@ -47,32 +48,64 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module) {
   return table;
 }
 
+std::vector<std::string> TilesOf(const PlannedKernel& kernel) {
+  std::vector<std::string> tiles;
+  for (const KernelSpec& part : PartsOf(kernel.spec)) tiles.insert(tiles.end(), part.tiles.begin(), part.tiles.end());
+  return tiles;
+}
+
 // Tiles gain up to a tenth from full effort and cost twice the time to compile: worth it where a row has this many
 // multiply-adds.
 constexpr int64_t kFullEffortProducts = int64_t{1} << 19;
 
 Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims) {
-  if (!kernel.spec.gemm) return Effort::kLight;
-  const GemmSpec& gemm = *kernel.spec.gemm;
-  return dims.Max(gemm.n) * static_cast<double>(dims.Max(gemm.k)) >= kFullEffortProducts ? Effort::kFull
-                                                                                         : Effort::kLight;
+  const absl::Span<const KernelSpec> parts = PartsOf(kernel.spec);
+  const bool full = std::any_of(parts.begin(), parts.end(), [&](const KernelSpec& part) {
+    return part.gemm && dims.Max(part.gemm->n) * static_cast<double>(dims.Max(part.gemm->k)) >= kFullEffortProducts;
+  });
+  return full ? Effort::kFull : Effort::kLight;
 }
 
-absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
-  VectorBuilder builder(out, target, kernel.symbol, dims);
-  if (kernel.spec.gemm) {
-    SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(kernel.tiles, target));
-    // outer and gemv differ in how many rows they take, dot in the axis along which B must be contiguous.
-    if ((tile.shape == TileShape::kDot) != (kernel.spec.gemm->shape == TileShape::kDot)) {
-      return absl::InvalidArgumentError(absl::StrCat("@", kernel.spec.body->name(), ": a tile of shape ",
-                                                     TileShapeName(tile.shape), " for a product of shape ",
-                                                     TileShapeName(kernel.spec.gemm->shape)));
-    }
-    EmitGemm(*kernel.spec.gemm, tile, builder);
-  } else {
-    EmitRows(*kernel.spec.row, builder);
+namespace {
+
+absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
+  if (part.row) EmitRows(*part.row, b);
+  if (!part.gemm) return absl::OkStatus();
+  SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(part.tiles, b.target()));
+  // outer and gemv differ in how many rows they take, dot in the axis along which B must be contiguous.
+  if ((tile.shape == TileShape::kDot) != (part.gemm->shape == TileShape::kDot)) {
+    return absl::InvalidArgumentError(absl::StrCat("@", part.body->name(), ": a tile of shape ",
+                                                   TileShapeName(tile.shape), " for a product of shape ",
+                                                   TileShapeName(part.gemm->shape)));
   }
-  builder.Finish();
+  EmitGemm(*part.gemm, tile, b);
+  return absl::OkStatus();
+}
+
+Int GrainsOf(const KernelSpec& part, VectorBuilder& b) {
+  Int grains = b.Const(1);
+  for (const ExtentFactor& f : part.extent) {
+    grains = b.Mul(grains, b.Div(b.Add(b.Dim(f.expr), b.Const(f.block - 1)), b.Const(f.block)));
+  }
+  return grains;
+}
+
+}  // namespace
+
+absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
+  VectorBuilder b(out, target, kernel.symbol, dims);
+  const absl::Span<const KernelSpec> parts = PartsOf(kernel.spec);
+  const Int begin = b.Begin(), end = b.End();
+  Int first = b.Const(0);  // grain of the lane
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts.back().lane > 0 && (i == 0 || parts[i].lane != parts[i - 1].lane)) {
+      const Int grains = GrainsOf(parts[i], b);
+      b.SetGrains(b.Max(b.Sub(begin, first), b.Const(0)), b.Min(b.Sub(end, first), grains));
+      first = b.Add(first, grains);
+    }
+    SINTER_RETURN_IF_ERROR(EmitPart(parts[i], b));
+  }
+  b.Finish();
   return absl::OkStatus();
 }
 

@@ -54,7 +54,6 @@ struct CompileOptions {
 struct PlannedKernel {
   std::string symbol;  // "gemm_9f2c1a0b4d5e6f70": family and content hash
   KernelSpec spec;
-  std::vector<std::string> tiles;
 };
 struct KernelTable {
   std::vector<PlannedKernel> kernels;
@@ -63,6 +62,8 @@ struct KernelTable {
 };
 absl::StatusOr<KernelTable> CollectKernels(const Module& module);
 
+// The tiles of its products, as text.
+std::vector<std::string> TilesOf(const PlannedKernel& kernel);
 // How a kernel is compiled.
 Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims);
 // Adds the code of one kernel for one target to `out`.

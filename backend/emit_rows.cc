@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <tuple>
 
 #include "absl/container/flat_hash_map.h"
 #include "backend/emit.h"
@@ -89,24 +90,21 @@ class RowEmitter {
   }
 
   void Emit() {
-    const size_t outer = inner_;
-    std::vector<Int> grains(sizes_.begin(), sizes_.begin() + static_cast<int64_t>(outer));
-    const Int block = b_.Const(spec_.row_block);
-    if (outer > 0 && spec_.row_block > 1) {
-      grains.back() = b_.Div(b_.Add(grains.back(), b_.Const(spec_.row_block - 1)), block);
+    std::vector<Int> grains;
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      const int64_t block = spec_.blocks[i];
+      if (block != kWholeAxis) grains.push_back(b_.Div(b_.Add(sizes_[i], b_.Const(block - 1)), b_.Const(block)));
     }
     b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
       std::vector<Int> index = SplitGrain(b_, grain, grains);
-      if (outer == 0 || spec_.row_block == 1) {
-        Row(index);
-        return;
+      if (spec_.blocks[inner_] == kWholeAxis) {
+        from_ = b_.Const(0);
+        to_ = sizes_[inner_];
+      } else {
+        std::tie(from_, to_) = Block(inner_, index.back());
+        index.pop_back();
       }
-      const Int first = b_.Mul(index.back(), block);
-      b_.For(first, b_.Min(b_.Add(first, block), sizes_[outer - 1]), 1, {}, [&](Int row) {
-        std::vector<Int> at = index;
-        at.back() = row;
-        Row(at);
-      });
+      Rows(index, 0);
     });
   }
 
@@ -118,6 +116,28 @@ class RowEmitter {
     Int count;
     absl::flat_hash_map<ValueId, Lanes> known;
   };
+
+  // What the block numbered `at` of an axis covers.
+  std::pair<Int, Int> Block(size_t axis, Int at) {
+    const int64_t block = spec_.blocks[axis];
+    const Int first = b_.Mul(at, b_.Const(block));
+    int64_t size;
+    const bool divides = b_.IsConst(sizes_[axis], &size) && size % block == 0;
+    if (block == 1 || divides) return {first, b_.Add(first, b_.Const(block))};
+    return {first, b_.Min(b_.Add(first, b_.Const(block)), sizes_[axis])};
+  }
+
+  // The rows of a grain: `index` holds blocks of the outer axes from `axis` on, places before it.
+  void Rows(const std::vector<Int>& index, size_t axis) {
+    if (axis == inner_) return Row(index);
+    if (spec_.blocks[axis] == 1) return Rows(index, axis + 1);
+    const auto [first, end] = Block(axis, index[axis]);
+    b_.For(first, end, 1, {}, [&](Int row) {
+      std::vector<Int> at = index;
+      at[axis] = row;
+      Rows(at, axis + 1);
+    });
+  }
 
   void Row(const std::vector<Int>& index) {
     rows_.clear();
@@ -204,28 +224,32 @@ class RowEmitter {
 
   // Walks the inner axis: `chains` vectors a round where they fit whole, then single ones, the last one masked.
   void Pass(int chains, const std::vector<Handle*>& carried, const std::function<void(Place&, size_t chain)>& body) {
-    const Int n = sizes_[inner_], lanes = b_.Const(b_.lanes());
     const auto visit = [&](Int at, const Mask* mask, size_t chain) {
-      Place place{at, mask, b_.Sub(n, at), {}};
+      Place place{at, mask, b_.Sub(to_, at), {}};
       body(place, chain);
     };
-    int64_t known;
-    const bool is_known = b_.IsConst(n, &known);
+    const auto whole = [&](Int from, int64_t round) {  // where whole rounds from `from` on end
+      return b_.Add(from, b_.Mul(b_.Div(b_.Sub(to_, from), b_.Const(round)), b_.Const(round)));
+    };
+    int64_t size, from, to;
+    const bool known = b_.IsConst(sizes_[inner_], &size);
+    // Blocks are whole vectors, so a row of whole vectors has no tail anywhere.
+    const bool has_tail = !(known && size % b_.lanes() == 0);
+    const bool known_range = b_.IsConst(from_, &from) && b_.IsConst(to_, &to);
     const int64_t round = int64_t{chains} * b_.lanes();
-    Int done = b_.Const(0);
-    if (chains > 1 && !(is_known && known < round)) {
-      done = b_.Mul(b_.Div(n, b_.Const(round)), b_.Const(round));
-      b_.For(b_.Const(0), done, round, carried, [&](Int at) {
+    Int done = from_;
+    if (chains > 1 && !(known_range && to - from < round)) {
+      done = whole(from_, round);
+      b_.For(from_, done, round, carried, [&](Int at) {
         for (int c = 0; c < chains; ++c)
           visit(b_.Add(at, b_.Const(int64_t{c} * b_.lanes())), nullptr, static_cast<size_t>(c));
       });
     }
-    const Int whole = b_.Mul(b_.Div(n, lanes), lanes);
-    b_.For(done, whole, b_.lanes(), carried, [&](Int at) { visit(at, nullptr, 0); });
-    // A known size says at once whether there is a tail; else a loop of one round at most asks.
-    if (is_known && known % b_.lanes() == 0) return;
-    b_.For(whole, n, b_.lanes(), carried, [&](Int at) {
-      const Mask mask = b_.FirstLanes(b_.Sub(n, at));
+    const Int end = has_tail ? whole(from_, b_.lanes()) : to_;
+    b_.For(done, end, b_.lanes(), carried, [&](Int at) { visit(at, nullptr, 0); });
+    if (!has_tail) return;
+    b_.For(end, to_, b_.lanes(), carried, [&](Int at) {  // one round at most
+      const Mask mask = b_.FirstLanes(b_.Sub(to_, at));
       visit(at, &mask, 0);
     });
   }
@@ -401,6 +425,7 @@ class RowEmitter {
   VectorBuilder& b_;
   std::vector<Int> sizes_;
   size_t inner_ = 0;
+  Int from_, to_;  // what the grain covers of the inner axis
   std::vector<OpId> reductions_;
   absl::flat_hash_map<ValueId, Ptr> addresses_;
   absl::flat_hash_map<ValueId, Lanes> rows_;  // values of the row, as splats

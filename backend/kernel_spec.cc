@@ -9,6 +9,8 @@
 namespace sinter {
 namespace {
 
+constexpr int64_t kDotsOfGrain = 64;  // of a loop, along its last letter
+
 bool IsReal(DType t) { return IsFloat(t) && t != DType::kF64; }
 
 // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float. What stands in
@@ -89,10 +91,11 @@ class SpecBuilder {
     spec_.family = append.valid() || (moves && !computes) || (!computes && !spec_.row->reduces) ? "move"
                    : spec_.row->reduces                                                         ? "row"
                                                                                                 : "map";
-    const std::vector<DimExpr>& axes = spec_.row->axes;
-    for (size_t i = 0; i + 1 < axes.size(); ++i) {
-      spec_.extent.push_back({axes[i], i + 2 == axes.size() ? spec_.row->row_block : 1});
-    }
+    RowSpec& row = *spec_.row;
+    row.blocks.assign(row.axes.size(), 1);
+    if (loop.valid() && row.axes.size() > 1) row.blocks[row.axes.size() - 2] = kDotsOfGrain;
+    row.blocks.back() = kWholeAxis;
+    for (size_t i = 0; i + 1 < row.axes.size(); ++i) spec_.extent.push_back({row.axes[i], row.blocks[i]});
     return std::move(spec_);
   }
 
@@ -144,6 +147,7 @@ class SpecBuilder {
     const ValueData& data = body_.value(value);
     const bool is_view = !data.def.valid() || body_.op(data.def).def().Has(kView);
     const Dims& dims = data.type.dims;
+    if (dims.size() > rank) return No("a value of more axes than the result has");
     if (is_view) {
       SINTER_ASSIGN_OR_RETURN(Access access, AccessOf(value));
       AlignTo(access, dims, rank);
@@ -183,6 +187,7 @@ class SpecBuilder {
         SINTER_RETURN_IF_ERROR(AddLeaf(op.results[0], rank));
         continue;
       }
+      if (op.kind() == OpKind::kMergeHeads && body_.results()[0] != op.results[0]) return No("merged heads inside it");
       if (op.kind() == OpKind::kKvAppend || op.kind() == OpKind::kMergeHeads || op.def().Has(kElementwise) ||
           op.def().Has(kReduce)) {
         for (ValueId v : op.fields.operands) {
@@ -268,7 +273,6 @@ class SpecBuilder {
     RowSpec& row = *spec_.row;
     row.expr = &expr;
     row.reduces = true;
-    row.row_block = 64;
     const std::vector<std::string> over = absl::StrSplit(loop.over, ' ', absl::SkipEmpty());
     const Dims& dims = body_.type(body_.op(id).results[0]).dims;
     row.axes.assign(dims.begin(), dims.end());
@@ -380,75 +384,8 @@ class SpecBuilder {
 
 }  // namespace
 
-absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs) {
+absl::StatusOr<KernelSpec> SpecOfOne(const Graph& body, absl::Span<const std::string> packs) {
   return SpecBuilder(body, packs).Build();
-}
-
-std::vector<std::string> PacksOf(const Graph& graph, OpId kernel) {
-  std::vector<std::string> packs;
-  for (ValueId arg : graph.op(kernel).fields.operands) {
-    const auto weight = graph.DefAs<ops::Weight>(arg);
-    const auto packing = FindPacking(weight ? weight->pack : "");
-    const bool as_in_file = packing.ok() && (*packing)->panel == 0;
-    packs.push_back(weight && !as_in_file ? weight->pack : "");
-  }
-  return packs;
-}
-
-namespace {
-
-void Replace(std::vector<DimExpr>& dims, const IdMap<DimId, DimExpr>& by) {
-  for (DimExpr& d : dims) d = d.Substitute(by);
-}
-
-void Replace(Access& access, const IdMap<DimId, DimExpr>& by) {
-  access.offset = access.offset.Substitute(by);
-  Replace(access.strides, by);
-  if (!access.gather) return;
-  access.gather->offset = access.gather->offset.Substitute(by);
-  Replace(access.gather->strides, by);
-  access.gather->row_stride = access.gather->row_stride.Substitute(by);
-  access.gather->rows = access.gather->rows.Substitute(by);
-}
-
-}  // namespace
-
-absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId id) {
-  const ops::Kernel kernel = *graph.As<ops::Kernel>(id);
-  const Graph& body = graph.module().graph(kernel.body.id);
-  SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOf(body, PacksOf(graph, id)));
-  std::vector<const Type*> args;
-  for (ValueId arg : kernel.args) args.push_back(&graph.type(arg));
-  const IdMap<DimId, DimExpr> by = *CallDims(body, args);  // the verifier saw that it fits
-  for (ExtentFactor& factor : spec.extent) factor.expr = factor.expr.Substitute(by);
-  if (spec.row) {
-    Replace(spec.row->axes, by);
-    for (auto& [value, access] : spec.row->leaves) Replace(access, by);
-    for (RowSpec::Store& store : spec.row->stores) Replace(store.to, by);
-  }
-  if (spec.gemm) {
-    Replace(spec.gemm->batch, by);
-    for (DimExpr* d : {&spec.gemm->m, &spec.gemm->n, &spec.gemm->k}) *d = d->Substitute(by);
-    for (Access* access : {&spec.gemm->a, &spec.gemm->b, &spec.gemm->c}) Replace(*access, by);
-  }
-  return spec;
-}
-
-std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand) {
-  std::vector<const Access*> found;
-  const auto look = [&](const Access& access) {
-    if (access.operand == operand || (access.gather && access.gather->operand == operand)) found.push_back(&access);
-  };
-  if (spec.row) {
-    for (const auto& [value, access] : spec.row->leaves) look(access);
-    for (const RowSpec::Store& store : spec.row->stores) look(store.to);
-  }
-  if (spec.gemm) {
-    look(spec.gemm->a);
-    look(spec.gemm->b);
-    look(spec.gemm->c);
-  }
-  return found;
 }
 
 }  // namespace sinter

@@ -59,7 +59,8 @@ struct RowSpec {
     Access to;
   };
   std::vector<Store> stores;
-  int64_t row_block = 1;  // rows (along the last outer axis) of a grain
+  std::vector<int64_t>
+      blocks;  // of each axis: how much of it a grain takes; the inner one is cut only without reductions
   bool reduces = false;
 };
 
@@ -72,22 +73,44 @@ struct GemmSpec {
   int64_t m_block = 96, n_block = 64;  // rows and columns of a grain
 };
 
+// An axis that no grain cuts.
+constexpr int64_t kWholeAxis = INT64_MAX;
+
 struct KernelSpec {
-  std::string family;  // map, row, move, gemm
+  std::string family;  // map, row, move, gemm; group: `parts` alone
   const Graph* body = nullptr;
   std::optional<RowSpec> row;
   std::optional<GemmSpec> gemm;
-  std::vector<ExtentFactor> extent;  // grains: the product of ceil(expr / block), the last factor fastest
+  std::vector<ExtentFactor>
+      extent;  // grains: the product of ceil(expr / block), the last factor fastest; of a group: its parts'
+
+  // A group is a body of kernel ops, run as one step. Parts that read what another made form a lane: they have the same
+  // extent, and a grain of one reads only what the same grain of the others stored, so that a thread runs them one
+  // after another over its share. The grains of the lanes stand one after another. Operands are the group's.
+  std::vector<KernelSpec> parts;   // in the order of the body; a lane's stand together
+  int lane = 0;                    // of a part, from 0
+  std::vector<std::string> tiles;  // of a part that is a product, as its kernel op names them
 };
+
+bool IsGroup(const Graph& body);
 
 // The spec of a body. `packs`: the packing of each parameter (an entry per parameter; "" for what is no packed weight).
 absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs);
+// The same of a body that is no group.
+absl::StatusOr<KernelSpec> SpecOfOne(const Graph& body, absl::Span<const std::string> packs);
 // The packing of each argument of a kernel op, as SpecOf wants it.
 std::vector<std::string> PacksOf(const Graph& graph, OpId kernel);
 // The spec of a kernel op as it is called: with the symbols that the call binds (CallDims) replaced.
 absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId kernel);
 
+// The kernels that a spec consists of: its parts, or itself.
+absl::Span<const KernelSpec> PartsOf(const KernelSpec& spec);
 // Every access of the kernel to an operand, stores included.
 std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand);
+// Whether a grain of `reader` reads of its operand only what the same grain of `writer` (no groups) stored there, and
+// both have the same grains.
+bool ReadsOwnGrains(const KernelSpec& writer, uint32_t stored, const KernelSpec& reader, uint32_t read);
+// Whether there is one grain, so that one thread does all of it.
+bool IsOneGrain(const KernelSpec& spec);
 
 }  // namespace sinter

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -71,11 +72,18 @@ absl::StatusOr<std::unique_ptr<fbs::StepT>> StepOf(const Graph& graph, OpId id, 
   step->mode = kernel.mode == "replicated" ? fbs::StepMode_Replicated : fbs::StepMode_Split;
   step->barrier = kernel.barrier;
   step->kernel = index;
-  for (const ExtentFactor& factor : spec.extent) {
-    auto f = std::make_unique<fbs::FactorT>();
-    f->expr = ExprOf(factor.expr);
-    f->block = factor.block;
-    step->extent.push_back(std::move(f));
+  int lane = -1;
+  for (const KernelSpec& part : PartsOf(spec)) {
+    if (part.lane == std::exchange(lane, part.lane)) continue;  // parts of a lane have the same grains
+    std::vector<ExtentFactor> factors = part.extent;
+    if (factors.empty() && !spec.parts.empty()) factors.push_back({1, 1});  // a lane is its factors
+    for (const ExtentFactor& factor : factors) {
+      auto f = std::make_unique<fbs::FactorT>();
+      f->expr = ExprOf(factor.expr);
+      f->block = factor.block;
+      f->lane = static_cast<uint16_t>(lane);
+      step->extent.push_back(std::move(f));
+    }
   }
   for (ValueId v : kernel.args) step->operands.push_back(OperandOf(graph, v));
   for (ValueId v : op.results) {
@@ -218,7 +226,7 @@ absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const M
     auto k = std::make_unique<fbs::KernelT>();
     k->name = kernel.symbol;
     k->family = kernel.spec.family;
-    k->note = absl::StrJoin(kernel.tiles, " ");
+    k->note = absl::StrJoin(TilesOf(kernel), " ");
     meta.kernels.push_back(std::move(k));
   }
   for (const PlacedImage& placed : images) {

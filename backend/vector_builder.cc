@@ -28,6 +28,7 @@ struct VectorBuilder::State {
   std::map<uint32_t, Value*> operands, pages;
   std::vector<std::pair<DimExpr, Value*>> sizes;
   Value* scratch = nullptr;
+  Int begin, end;
 
   State(Emitted& into, const Target& t, const DimTable& d) : target(t), dims(d), out(into), b(*into.context) {}
 
@@ -138,6 +139,8 @@ VectorBuilder::VectorBuilder(Emitted& out, const Target& target, const std::stri
   b.SetInsertPoint(s_->entry);
   b.CreateBr(start);
   b.SetInsertPoint(start);
+  s_->begin.v = s_->function->getArg(1);
+  s_->end.v = s_->function->getArg(2);
 }
 
 VectorBuilder::~VectorBuilder() = default;
@@ -147,8 +150,12 @@ void VectorBuilder::Finish() { s_->b.CreateRetVoid(); }
 const Target& VectorBuilder::target() const { return s_->target; }
 
 Int VectorBuilder::Const(int64_t value) { return {s_->b.getInt64(static_cast<uint64_t>(value))}; }
-Int VectorBuilder::Begin() { return {s_->function->getArg(1)}; }
-Int VectorBuilder::End() { return {s_->function->getArg(2)}; }
+Int VectorBuilder::Begin() { return s_->begin; }
+Int VectorBuilder::End() { return s_->end; }
+void VectorBuilder::SetGrains(Int begin, Int end) {
+  s_->begin = begin;
+  s_->end = end;
+}
 
 Int VectorBuilder::Dim(const DimExpr& expr) {
   if (expr.is_const()) return Const(expr.constant());
@@ -198,6 +205,7 @@ Int VectorBuilder::Min(Int a, Int b) {
   if (IsConst(a, &x) && IsConst(b, &y)) return Const(std::min(x, y));
   return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::smin, a.v, b.v)};
 }
+Int VectorBuilder::Max(Int a, Int b) { return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::smax, a.v, b.v)}; }
 Cond VectorBuilder::Less(Int a, Int b) { return {s_->b.CreateICmpSLT(a.v, b.v)}; }
 bool VectorBuilder::IsConst(Int a, int64_t* value) const {
   const auto* constant = llvm::dyn_cast<llvm::ConstantInt>(a.v);

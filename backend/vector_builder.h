@@ -59,15 +59,17 @@ class VectorBuilder {
 
   // Scalars
   Int Const(int64_t value);
-  Int Begin();
+  Int Begin();  // of the grains to do
   Int End();
-  Int Dim(const DimExpr& expr);  // from the dims of the call; computed once, at the top
+  void SetGrains(Int begin, Int end);  // at first the function's own
+  Int Dim(const DimExpr& expr);        // from the dims of the call; computed once, at the top
   Int Add(Int a, Int b);
   Int Sub(Int a, Int b);
   Int Mul(Int a, Int b);
   Int Div(Int a, Int b);  // of non-negative numbers
   Int Rem(Int a, Int b);
   Int Min(Int a, Int b);
+  Int Max(Int a, Int b);
   Int Within(Int a, Int end);  // a, or end - 1 where a is not in [0, end); end is at least 1
   Cond Less(Int a, Int b);
   bool IsConst(Int a, int64_t* value) const;

@@ -22,6 +22,14 @@ class Cloner {
     return clone;
   }
 
+  absl::StatusOr<std::vector<ValueId>> RunInline(const Graph& from, Graph& into, absl::Span<const ValueId> args) {
+    IdMap<ValueId, ValueId> values;
+    values.Resize(from.num_values());
+    for (size_t i = 0; i < args.size(); ++i) values[from.params()[i]] = args[i];
+    SINTER_RETURN_IF_ERROR(CopyOps(from, into.id(), values));
+    return ResultsOf(from, values);
+  }
+
  private:
   absl::StatusOr<GraphId> Clone(const Graph& from, const std::string& name) {
     // Substitution and inference read the new module only, so `to` may be the module that `from` is in.
@@ -33,6 +41,19 @@ class Cloner {
       values[param] = to_.graph(id).AddParam(from.value(param).name, sinter::Substitute(from.type(param), by_));
       CopyAddress(from, param, id, values[param]);
     }
+    SINTER_RETURN_IF_ERROR(CopyOps(from, id, values));
+    to_.graph(id).SetResults(ResultsOf(from, values));
+    return id;
+  }
+
+  static std::vector<ValueId> ResultsOf(const Graph& from, const IdMap<ValueId, ValueId>& values) {
+    std::vector<ValueId> results;
+    for (ValueId result : from.results()) results.push_back(values[result]);
+    return results;
+  }
+
+  // Appends the ops of `from` to graph `id`. `values`: what its values are there; the parameters' are given.
+  absl::Status CopyOps(const Graph& from, GraphId id, IdMap<ValueId, ValueId>& values) {
     for (OpId op : from.order()) {
       const OpData& data = from.op(op);
       OpFields fields = data.fields;
@@ -56,10 +77,7 @@ class Cloner {
         CopyAddress(from, data.results[i], id, values[data.results[i]]);
       }
     }
-    std::vector<ValueId> results;
-    for (ValueId result : from.results()) results.push_back(values[result]);
-    to_.graph(id).SetResults(std::move(results));
-    return id;
+    return absl::OkStatus();
   }
 
   // A body that the substitution leaves as it is is shared within a module; every other is cloned once.
@@ -108,7 +126,7 @@ class Cloner {
 uint32_t StateOrigin(const Graph& body, ValueId value) {
   while (body.value(value).def.valid()) {
     const OpId def = body.value(value).def;
-    if (body.op(def).kind() == OpKind::kKernel) return UINT32_MAX;  // kernels stand in entries only
+    if (body.op(def).kind() == OpKind::kKernel) return UINT32_MAX;  // a group has no states
     uint32_t index = 0;
     for (ValueId result : body.op(def).results) {
       if (result == value) break;
@@ -162,6 +180,11 @@ std::optional<IdMap<DimId, DimExpr>> CallDims(const Graph& body, absl::Span<cons
 absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, const std::string& name,
                                    const IdMap<DimId, DimExpr>& by) {
   return Cloner(from.module(), module, by).Run(from, name);
+}
+
+absl::StatusOr<std::vector<ValueId>> InlineGraph(const Graph& body, Graph& into, absl::Span<const ValueId> args,
+                                                 const IdMap<DimId, DimExpr>& by) {
+  return Cloner(body.module(), into.module(), by).RunInline(body, into, args);
 }
 
 // A kernel consumes what its body consumes; every other op yields the next version of its state operands, in order.

@@ -3,8 +3,8 @@
 // A module owns graphs, dim symbols and the name of its weight file. A graph owns its values and ops; `order` lists the
 // live ops, each after the ops whose results it uses. Add, ReplaceUses and Erase keep the use lists true; nothing else
 // writes operands. A graph that a loop or a kernel names is a body; every other graph is an entry. The stage is the
-// module's: entries of the kernels and planned stages hold only ops that are legal there, bodies always hold ops of the
-// graph stage.
+// module's: entries of the kernels and planned stages hold only ops that are legal there; a body holds ops of the graph
+// stage, or is a group: kernels that one step runs.
 #pragma once
 
 #include <cstdint>
@@ -192,6 +192,11 @@ class Module {
 // too.
 absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, const std::string& name,
                                    const IdMap<DimId, DimExpr>& by);
+
+// Appends the ops of `body` to `into`, with `args` (of the parameters' types, substituted) for its parameters, and
+// returns what its results are there.
+absl::StatusOr<std::vector<ValueId>> InlineGraph(const Graph& body, Graph& into, absl::Span<const ValueId> args,
+                                                 const IdMap<DimId, DimExpr>& by);
 
 // What the symbols of a body stand for in a call with arguments of these types: themselves, or, for symbols that only
 // the body mentions, their smallest value (which is what a kernel sees of a symbol that a run leaves unbound). So an

@@ -172,7 +172,9 @@ class Verifier {
 
   void CheckLegal(const Graph& graph, OpId op, bool entry) {
     const OpDef& def = graph.op(op).def();
-    const bool lowered = entry && module_.stage != Stage::kGraph;
+    const bool group = std::all_of(graph.order().begin(), graph.order().end(),
+                                   [&](OpId other) { return graph.op(other).kind() == OpKind::kKernel; });
+    const bool lowered = (entry || group) && module_.stage != Stage::kGraph;
     if (def.legal == Legal::kAll || (def.legal == Legal::kLowered) == lowered) return;
     ProblemAt(graph, op,
               absl::StrCat("[stage] ", def.name, " is not legal in ", entry ? "an entry" : "a body", " of the stage ",

@@ -19,8 +19,10 @@
 namespace sinter {
 
 struct PassContext {
-  std::vector<const Target*> targets;       // weakest first, at least one
-  std::vector<RuleCount> rule_counts = {};  // of the pass that runs
+  std::vector<const Target*> targets;  // weakest first, at least one
+  // Of the pass that runs, for --stats:
+  std::vector<RuleCount> rule_counts = {};
+  std::vector<std::string> notes = {};
 };
 
 using PassFunction = absl::StatusOr<bool> (*)(Module&, PassContext&);

@@ -128,6 +128,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPipeline(Module& module, absl::Span<c
     const std::unique_ptr<Module> before = module.Clone();
     PassRecord record{.pass = pass, .ops_before = OpCount(module)};
     context.rule_counts.clear();
+    context.notes.clear();
     const auto start = std::chrono::steady_clock::now();
     const absl::StatusOr<bool> changed = pass->run(module, context);
     record.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
@@ -136,6 +137,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPipeline(Module& module, absl::Span<c
     record.changed = *changed;
     record.ops_after = OpCount(module);
     record.rules = std::move(context.rule_counts);
+    record.notes = std::move(context.notes);
     records.push_back(record);
     SINTER_RETURN_IF_ERROR(instruments.Show(*pass, static_cast<int>(records.size()), *changed, module));
   }
@@ -155,6 +157,7 @@ std::string FormatRecords(absl::Span<const PassRecord> records, bool time, bool 
       for (const RuleCount& rule : record.rules) {
         absl::StrAppendFormat(&text, "\n  rule %-23s %12d tried %6d matched", rule.rule, rule.tried, rule.matched);
       }
+      for (const std::string& note : record.notes) absl::StrAppend(&text, "\n  ", note);
     }
     total += record.milliseconds;
   }

@@ -43,6 +43,7 @@ struct PassRecord {
   double milliseconds = 0;
   int64_t ops_before = 0, ops_after = 0;  // of the entries
   std::vector<RuleCount> rules = {};      // how often each rule was tried and matched
+  std::vector<std::string> notes = {};    // what else the pass has to say
 };
 
 // Runs the passes in order; a disabled pass that would advance the stage is refused before anything runs. kAborted:

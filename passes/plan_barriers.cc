@@ -1,13 +1,15 @@
-// plan-barriers: which steps must wait for all threads.
+// plan-barriers: which steps must wait for all threads, and which are run by every thread for itself.
 //
 // A step waits when it touches what a step since the last barrier wrote, or overwrites (a state, in place) what one of
-// them read. It need not wait for what its own thread wrote: the share of a thread depends on the number of grains
-// alone, so two row kernels with the same grains share them out alike, and a reader whose accesses have the writer's
-// strides over the outer axes reads only rows of its own; and all steps of one grain run on one thread. A run starts
-// synchronized.
+// them read. It need not wait for what its own thread wrote: the share of a thread depends on the numbers of grains
+// alone, so two kernels with the same lanes share them out alike, and a grain that reads only what the same grain of
+// the other stored reads what its own thread stored; and all steps of one grain run on one thread. Nor need it wait for
+// what every thread made for itself: small work (a norm of one row) is replicated where that saves a barrier. A run
+// starts synchronized.
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "backend/kernel_spec.h"
 #include "base/status.h"
 #include "passes/pass.h"
@@ -15,25 +17,37 @@
 namespace sinter {
 namespace {
 
-bool IsPlain(const Access& access) { return !access.gather && !access.state; }
+// Work that costs a thread less than to meet the others: the bytes that it makes.
+constexpr int64_t kReplicatedBytes = int64_t{1} << 16;
 
-// Does `read` by the kernel `reader` stay within the rows that the same thread stored with `store` in `writer`?
-bool ReadsOwnRows(const RowSpec& writer, const Access& store, const RowSpec& reader, const Access& read) {
-  if (writer.axes.size() != reader.axes.size() || writer.row_block != reader.row_block) return false;
-  const size_t inner = writer.axes.size() - 1;
-  for (size_t i = 0; i < inner; ++i) {
-    if (writer.axes[i] != reader.axes[i]) return false;
-    if (!writer.axes[i].is_one() && store.strides[i] != read.strides[i]) return false;
-  }
-  // Within a row: one element of it, or the elements that were stored.
-  const bool within = reader.axes[inner].is_one() || read.strides[inner] == DimExpr(0) ||
-                      (read.strides[inner] == store.strides[inner] && reader.axes[inner] == writer.axes[inner]);
-  return within && store.offset == read.offset;
+// Whether the same thread does the same grains of both: their lanes have the same extents.
+bool HaveSameShares(const KernelSpec& a, const KernelSpec& b) {
+  const auto lanes = [](const KernelSpec& spec) {
+    std::vector<const std::vector<ExtentFactor>*> extents;
+    for (const KernelSpec& part : PartsOf(spec)) {
+      if (part.lane == static_cast<int>(extents.size())) extents.push_back(&part.extent);
+    }
+    return extents;
+  };
+  const auto of_a = lanes(a), of_b = lanes(b);
+  return std::equal(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(),
+                    [](const auto* x, const auto* y) { return *x == *y; });
 }
 
-bool OneGrain(const KernelSpec& spec) {
-  return std::all_of(spec.extent.begin(), spec.extent.end(),
-                     [](const ExtentFactor& f) { return f.expr.is_const() && f.expr.constant() <= f.block; });
+// Whether all that `reader` reads of its operand, its own thread stored in `writer`.
+bool ReadsOwn(const KernelSpec& writer, uint32_t stored, const KernelSpec& reader, uint32_t read) {
+  if (IsOneGrain(writer) && IsOneGrain(reader)) return true;
+  if (!HaveSameShares(writer, reader)) return false;
+  bool found = false;
+  for (const KernelSpec& from : PartsOf(writer)) {
+    if (AccessesOf(from, stored).empty()) continue;
+    for (const KernelSpec& to : PartsOf(reader)) {
+      if (AccessesOf(to, read).empty()) continue;
+      found = true;
+      if (from.lane != to.lane || !ReadsOwnGrains(from, stored, to, read)) return false;
+    }
+  }
+  return found;
 }
 
 class BarrierPlanner {
@@ -41,74 +55,110 @@ class BarrierPlanner {
   explicit BarrierPlanner(Graph& graph) : graph_(graph) {}
 
   absl::StatusOr<bool> Run() {
+    for (OpId id : graph_.order()) {
+      const auto kernel = graph_.As<ops::Kernel>(id);
+      if (!kernel) continue;
+      SINTER_ASSIGN_OR_RETURN(specs_[id], SpecOfKernel(graph_, id));
+      bool wait = OverwritesWhatIsRead(id, *kernel);
+      absl::flat_hash_set<OpId> alone = replicated_;  // if what it waits for is replicated
+      for (OpId writer : WaitsFor(id, *kernel)) wait = wait || !Replicate(writer, alone);
+      if (wait) {
+        waiting_.insert(id);
+        written_.clear();
+        read_.clear();
+      } else {
+        replicated_ = std::move(alone);
+      }
+      Note(id, *kernel);
+    }
+    return Mark();
+  }
+
+ private:
+  struct Writer {
+    OpId op;
+    uint32_t operand = 0;  // of its kernel; of a state, the version before
+  };
+
+  bool OverwritesWhatIsRead(OpId id, const ops::Kernel& kernel) const {
+    for (uint32_t operand : ConsumedOperands(graph_, id)) {
+      const auto reader = read_.find(kernel.args[operand]);
+      if (reader != read_.end() && !(reader->second && IsOneGrain(specs_.at(id)))) return true;
+    }
+    return false;
+  }
+
+  // The steps since the last barrier that made what it reads in other threads than the one that reads it.
+  std::vector<OpId> WaitsFor(OpId id, const ops::Kernel& kernel) const {
+    std::vector<OpId> writers;
+    for (uint32_t i = 0; i < kernel.args.size(); ++i) {
+      const auto found = written_.find(kernel.args[i]);
+      if (found == written_.end() || replicated_.contains(found->second.op)) continue;
+      const Writer& writer = found->second;
+      if (!ReadsOwn(specs_.at(writer.op), writer.operand, specs_.at(id), i)) writers.push_back(writer.op);
+    }
+    return writers;
+  }
+
+  // Adds `id` and what it reads of this epoch to `alone`, if that is small and nobody else's.
+  bool Replicate(OpId id, absl::flat_hash_set<OpId>& alone) const {
+    if (alone.contains(id)) return true;
+    const OpData& op = graph_.op(id);
+    if (specs_.at(id).row == std::nullopt) return false;  // no product
+    int64_t bytes = 0;
+    for (ValueId result : op.results) {
+      const Type& type = graph_.type(result);
+      const bool known = std::all_of(type.dims.begin(), type.dims.end(), [](const DimExpr& d) { return d.is_const(); });
+      if (!known || type.state || graph_.IsResult(result)) return false;
+      const absl::StatusOr<int64_t> size = MaxBytes(type, graph_.module().dims);
+      if (!size.ok() || *size > kReplicatedBytes) return false;
+      bytes += *size;
+    }
+    if (bytes > kReplicatedBytes) return false;
+    for (ValueId arg : op.fields.operands) {
+      if (graph_.type(arg).state) return false;
+      const auto writer = written_.find(arg);
+      if (writer != written_.end() && !Replicate(writer->second.op, alone)) return false;
+    }
+    alone.insert(id);
+    return true;
+  }
+
+  void Note(OpId id, const ops::Kernel& kernel) {
+    for (ValueId arg : kernel.args) {
+      if (!graph_.type(arg).state) continue;
+      const auto [it, is_new] = read_.emplace(arg, true);
+      it->second &= IsOneGrain(specs_.at(id));
+    }
+    const auto consumed = ConsumedOperands(graph_, id);
+    size_t states = 0;
+    uint32_t operand = static_cast<uint32_t>(kernel.args.size());
+    for (ValueId result : graph_.op(id).results) {
+      written_[result] = {id, graph_.type(result).state ? consumed[states++] : operand++};
+    }
+  }
+
+  bool Mark() {
     bool changed = false;
     for (OpId id : graph_.order()) {
       auto kernel = graph_.As<ops::Kernel>(id);
       if (!kernel) continue;
-      SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOfKernel(graph_, id));
-      const bool barrier = MustWait(id, *kernel, spec);
-      if (barrier) {
-        written_.clear();
-        read_.clear();
-      }
-      Note(id, *kernel, std::move(spec));
-      if (kernel->barrier == barrier) continue;
+      const bool barrier = waiting_.contains(id);
+      const std::string mode = replicated_.contains(id) ? "replicated" : "split";
+      if (kernel->barrier == barrier && kernel->mode == mode) continue;
       kernel->barrier = barrier;
+      kernel->mode = mode;
       graph_.SetAttrs(*std::move(kernel), id);
       changed = true;
     }
     return changed;
   }
 
- private:
-  struct Writer {
-    OpId op;
-    uint32_t operand = 0;  // of its kernel
-  };
-
-  bool MustWait(OpId id, const ops::Kernel& kernel, const KernelSpec& spec) const {
-    const auto consumed = ConsumedOperands(graph_, id);
-    for (uint32_t i = 0; i < kernel.args.size(); ++i) {
-      const auto reader = read_.find(kernel.args[i]);
-      if (std::find(consumed.begin(), consumed.end(), i) != consumed.end() && reader != read_.end() &&
-          !(reader->second && OneGrain(spec))) {
-        return true;
-      }
-      const auto writer = written_.find(kernel.args[i]);
-      if (writer != written_.end() && !OwnRows(writer->second, spec, i)) return true;
-    }
-    return false;
-  }
-
-  bool OwnRows(const Writer& writer, const KernelSpec& reader, uint32_t operand) const {
-    const KernelSpec& spec = specs_.at(writer.op);
-    if (OneGrain(spec) && OneGrain(reader)) return true;
-    if (!spec.row || !reader.row || spec.extent != reader.extent) return false;
-    const std::vector<const Access*> stores = AccessesOf(spec, writer.operand), reads = AccessesOf(reader, operand);
-    if (stores.size() != 1 || !IsPlain(*stores[0])) return false;
-    return std::all_of(reads.begin(), reads.end(), [&](const Access* read) {
-      return IsPlain(*read) && ReadsOwnRows(*spec.row, *stores[0], *reader.row, *read);
-    });
-  }
-
-  void Note(OpId id, const ops::Kernel& kernel, KernelSpec spec) {
-    for (ValueId arg : kernel.args) {
-      if (!graph_.type(arg).state) continue;
-      const auto [it, is_new] = read_.emplace(arg, true);
-      it->second &= OneGrain(spec);
-    }
-    uint32_t operand = static_cast<uint32_t>(kernel.args.size());
-    for (ValueId result : graph_.op(id).results) {
-      written_[result] = {id, graph_.type(result).state ? UINT32_MAX : operand};
-      if (!graph_.type(result).state) ++operand;
-    }
-    specs_[id] = std::move(spec);
-  }
-
   Graph& graph_;
   absl::flat_hash_map<OpId, KernelSpec> specs_;
   absl::flat_hash_map<ValueId, Writer> written_;  // since the last barrier
   absl::flat_hash_map<ValueId, bool> read_;       // states, since the last barrier: by steps of one grain only?
+  absl::flat_hash_set<OpId> waiting_, replicated_;
 };
 
 }  // namespace

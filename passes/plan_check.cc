@@ -72,7 +72,7 @@ absl::StatusOr<Range> RangeOf(const Graph& graph, ValueId value) {
 // One operand of a step.
 struct Touch {
   ValueId value;
-  uint32_t operand = 0;  // of the kernel spec; states that it makes have none
+  uint32_t operand = 0;  // of the kernel spec; a state that it makes has that of the version before
   bool writes = false;
   Range range;
 };
@@ -84,6 +84,67 @@ struct Step {
   KernelSpec spec;
   std::vector<Touch> touches;
 };
+
+bool IsOne(const Step& step) {
+  for (const KernelSpec& part : PartsOf(step.spec)) {
+    if (part.lane > 0) return false;
+    for (const ExtentFactor& f : part.extent) {
+      if (!f.expr.is_const() || CeilDiv(f.expr.constant(), f.block) > 1) return false;
+    }
+  }
+  return true;
+}
+
+// The axes of a kernel, the block of each that a grain takes, and which elements of an operand lie at a place of them.
+struct Footprint {
+  const KernelSpec* part = nullptr;
+  const Access* access = nullptr;
+
+  size_t rank() const { return part->row ? part->row->axes.size() : part->extent.size(); }
+  DimExpr axis(size_t i) const { return part->row ? part->row->axes[i] : part->extent[i].expr; }
+  int64_t block(size_t i) const { return part->row ? part->row->blocks[i] : part->extent[i].block; }
+  DimExpr stride(size_t i) const { return axis(i).is_one() ? DimExpr(0) : access->strides[i]; }
+  bool Within(size_t i) const {  // one grain has all of the axis
+    return block(i) == kWholeAxis || (axis(i).is_const() && axis(i).constant() <= block(i));
+  }
+};
+
+// Whether a grain finds in `b` only elements that the grain of the same number finds in `a`.
+bool Covers(const Footprint& a, const Footprint& b) {
+  for (const Footprint* f : {&a, &b}) {
+    if (f->part->gemm && f->access != &f->part->gemm->c) return false;  // a product reads whole rows and columns
+  }
+  const Access &p = *a.access, &q = *b.access;
+  if (p.gather || q.gather || p.state || q.state || !(p.offset == q.offset) || p.dtype != q.dtype ||
+      a.rank() != b.rank()) {
+    return false;
+  }
+  for (size_t i = 0; i < a.rank(); ++i) {
+    const bool stays = a.Within(i) && b.Within(i) && b.stride(i) == DimExpr(0);  // at the first of what the grain has
+    if (!stays && !(a.axis(i) == b.axis(i))) return false;
+    if (a.block(i) != b.block(i)) return false;
+    if (!stays && !(a.stride(i) == b.stride(i))) return false;
+  }
+  return true;
+}
+
+std::vector<Footprint> FootprintsOf(const Step& step, const Touch& touch) {
+  std::vector<Footprint> footprints;
+  for (const KernelSpec& part : PartsOf(step.spec)) {
+    for (const Access* access : AccessesOf(part, touch.operand)) footprints.push_back({&part, access});
+  }
+  return footprints;
+}
+
+// Whether two steps share their grains out among threads alike.
+bool SameShares(const Step& a, const Step& b) {
+  const auto x = PartsOf(a.spec), y = PartsOf(b.spec);
+  if (x.back().lane != y.back().lane) return false;
+  return std::all_of(x.begin(), x.end(), [&](const KernelSpec& part) {
+    return std::all_of(y.begin(), y.end(),
+                       [&](const KernelSpec& other) { return part.lane != other.lane || part.extent == other.extent; });
+  });
+}
 
 class EntryChecker {
  public:
@@ -115,10 +176,12 @@ class EntryChecker {
     for (OpId op : graph_.order()) {
       for (ValueId value : graph_.op(op).results) {
         SINTER_ASSIGN_OR_RETURN(const Range range, RangeOf(graph_, value));
-        const Space expected = graph_.type(value).state           ? Space::kState
-                               : graph_.op(op).def().Has(kSource) ? Space::kWeights
-                               : graph_.IsResult(value)           ? Space::kOutput
-                                                                  : Space::kArena;
+        const auto kernel = graph_.As<ops::Kernel>(op);
+        const Space expected = graph_.type(value).state                 ? Space::kState
+                               : graph_.op(op).def().Has(kSource)       ? Space::kWeights
+                               : kernel && kernel->mode == "replicated" ? Space::kThread
+                               : graph_.IsResult(value)                 ? Space::kOutput
+                                                                        : Space::kArena;
         if (range.space != expected) return Wrong(graph_, value, absl::StrCat("is not in ", SpaceName(expected)));
       }
     }
@@ -147,38 +210,62 @@ class EntryChecker {
         SINTER_ASSIGN_OR_RETURN(const Range range, RangeOf(graph_, result));
         const bool is_state = graph_.type(result).state;
         if (is_state) {
+          if (step.replicated) return Wrong(graph_, result, "is a state that every thread writes");
           if (state == consumed.size()) return Wrong(graph_, result, "is the next version of no state");
           const Touch& before = step.touches[consumed[state++]];
           if (before.range.begin != range.begin) return Wrong(graph_, result, "is not where its state is");
         }
-        step.touches.push_back({result, is_state ? UINT32_MAX : operand++, true, range});
+        step.touches.push_back({result, is_state ? consumed[state - 1] : operand++, true, range});
       }
     }
     return absl::OkStatus();
   }
 
-  // Values whose bytes overlap in the arena have no epoch in common.
+  // Values whose bytes overlap have no epoch in common, unless one takes the other's place.
   absl::Status CheckLives() const {
     struct Life {
       Range range;
-      int64_t first = 0, last = 0;
+      size_t first = 0, last = 0;  // steps
     };
     std::map<ValueId, Life> lives;
-    for (const Step& step : steps_) {
-      for (const Touch& touch : step.touches) {
-        if (touch.range.space != Space::kArena) continue;
-        const auto [it, is_new] = lives.emplace(touch.value, Life{touch.range, step.epoch, step.epoch});
-        it->second.last = step.epoch;
+    for (size_t i = 0; i < steps_.size(); ++i) {
+      for (const Touch& touch : steps_[i].touches) {
+        if (touch.range.space != Space::kArena && touch.range.space != Space::kThread) continue;
+        const auto [it, is_new] = lives.emplace(touch.value, Life{touch.range, i, i});
+        it->second.last = i;
       }
     }
     for (auto a = lives.begin(); a != lives.end(); ++a) {
       for (auto b = std::next(a); b != lives.end(); ++b) {
-        const bool together = a->second.first <= b->second.last && b->second.first <= a->second.last;
-        if (!together || !Overlap(a->second.range, b->second.range)) continue;
+        const Life &x = a->second, &y = b->second;
+        const bool together =
+            steps_[x.first].epoch <= steps_[y.last].epoch && steps_[y.first].epoch <= steps_[x.last].epoch;
+        if (!together || !Overlap(x.range, y.range)) continue;
+        const bool same_place = x.range.begin == y.range.begin && x.range.end == y.range.end;
+        if (same_place && x.last == y.first && TakesPlace(steps_[y.first], a->first, b->first)) continue;
+        if (same_place && y.last == x.first && TakesPlace(steps_[x.first], b->first, a->first)) continue;
         return Wrong(graph_, b->first, absl::StrCat("overlaps %", graph_.value(a->first).name, " while both live"));
       }
     }
     return absl::OkStatus();
+  }
+
+  // Whether a step that stores `made` over `old` has read each element of old before, in the thread that stores there.
+  bool TakesPlace(const Step& step, ValueId old, ValueId made) const {
+    std::vector<Footprint> reads, stores;
+    for (const Touch& touch : step.touches) {
+      if (touch.value == old) reads = FootprintsOf(step, touch);
+      if (touch.value == made) stores = FootprintsOf(step, touch);
+    }
+    if (stores.empty() || !stores[0].part->row) return false;  // later parts read what the first of them stored
+    const Graph& expr = *stores[0].part->row->expr;
+    for (OpId op : expr.order()) {
+      if (expr.op(op).kind() == OpKind::kRope) return false;  // reads beside what it stores
+    }
+    return std::all_of(reads.begin(), reads.end(), [&](const Footprint& read) {
+      return read.part <= stores[0].part && read.part->lane == stores[0].part->lane && Covers(stores[0], read) &&
+             Covers(read, stores[0]);
+    });
   }
 
   // Of two steps of one epoch that touch the same bytes, one of them writing, each thread touches rows of its own.
@@ -198,34 +285,18 @@ class EntryChecker {
     return absl::OkStatus();
   }
 
-  // Shape of the part of an operand that one grain touches: where it starts by grain, and how far it goes on from
-  // there. Both are equal exactly when a thread touches in both steps the same rows.
+  // Whether what a thread touches here in step b, it alone touches in step a.
   static bool SameThread(const Step& a, const Touch& in_a, const Step& b, const Touch& in_b) {
-    if (a.replicated != b.replicated) return false;
-    if (a.replicated) return true;  // each thread does all of both, and all write the same
-    const auto grains = [](const Step& step) {
-      bool one = true;
-      for (const ExtentFactor& f : step.spec.extent)
-        one &= f.expr.is_const() && CeilDiv(f.expr.constant(), f.block) <= 1;
-      return one;
-    };
-    if (grains(a) && grains(b)) return true;
-    if (!a.spec.row || !b.spec.row || !(a.spec.extent == b.spec.extent) || in_a.value != in_b.value) return false;
-    const RowSpec &x = *a.spec.row, &y = *b.spec.row;
-    if (x.axes.size() != y.axes.size() || x.row_block != y.row_block) return false;
-    const auto accesses_a = AccessesOf(a.spec, in_a.operand), accesses_b = AccessesOf(b.spec, in_b.operand);
-    if (accesses_a.empty() || accesses_b.empty()) return false;
-    for (const Access* p : accesses_a) {
-      for (const Access* q : accesses_b) {
-        if (p->gather || q->gather || p->state || q->state || !(p->offset == q->offset)) return false;
-        for (size_t axis = 0; axis < x.axes.size(); ++axis) {
-          const bool inner = axis + 1 == x.axes.size();
-          const DimExpr steps_p = x.axes[axis].is_one() ? DimExpr(0) : p->strides[axis];
-          const DimExpr steps_q = y.axes[axis].is_one() ? DimExpr(0) : q->strides[axis];
-          const bool stays = inner && steps_q == DimExpr(0);  // one element of the row
-          if (!stays && !(steps_p == steps_q && x.axes[axis] == y.axes[axis])) return false;
-          if (!inner && !(x.axes[axis] == y.axes[axis])) return false;
-        }
+    if (in_a.range.space == Space::kThread) return true;  // each has its own
+    if (a.replicated || b.replicated) return false;
+    if (IsOne(a) && IsOne(b)) return true;
+    if (!SameShares(a, b)) return false;
+    if (in_a.range.begin != in_b.range.begin || in_a.range.end != in_b.range.end) return false;
+    const auto of_a = FootprintsOf(a, in_a), of_b = FootprintsOf(b, in_b);
+    if (of_a.empty() || of_b.empty()) return false;
+    for (const Footprint& x : of_a) {
+      for (const Footprint& y : of_b) {
+        if (x.part->lane != y.part->lane || !Covers(x, y)) return false;
       }
     }
     return true;

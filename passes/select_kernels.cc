@@ -142,7 +142,7 @@ class Selector {
       return OpId::None();
     }
     SINTER_RETURN_IF_ERROR(spec.status());
-    ops::Kernel kernel{.body = {body.graph->id()}, .args = body.args, .family = spec->family};
+    ops::Kernel kernel{.body = {body.graph->id()}, .args = body.args, .family = spec->family, .barrier = true};
     if (spec->gemm) {
       for (const Target* target : context_.targets)
         kernel.tiles.push_back(TileText(*target, TileFor(*target, spec->gemm->shape)));

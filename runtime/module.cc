@@ -1,6 +1,7 @@
 #include "runtime/module.h"
 
 #include <cstring>
+#include <utility>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/escaping.h"
@@ -85,9 +86,16 @@ int64_t DimSum::Evaluate(const int64_t* dims) const {
 
 int64_t LoadedStep::Grains(const int64_t* dims) const {
   if (fixed_grains >= 0) return fixed_grains;
-  int64_t grains = 1;
-  for (const Factor& factor : extent) grains *= CeilDiv(factor.expr.Evaluate(dims), factor.block);
-  return grains;
+  int64_t grains = 0, of_lane = 1;
+  uint16_t lane = 0;
+  for (const Factor& factor : extent) {
+    if (factor.lane != lane) {
+      grains += std::exchange(of_lane, 1);
+      lane = factor.lane;
+    }
+    of_lane *= CeilDiv(factor.expr.Evaluate(dims), factor.block);
+  }
+  return grains + of_lane;
 }
 
 const LoadedEntry* CompiledModule::FindEntry(absl::string_view name,

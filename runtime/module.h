@@ -39,6 +39,7 @@ struct LoadedStep {
   struct Factor {
     DimSum expr;
     int64_t block;
+    uint16_t lane;
   };
   std::vector<Factor> extent;
   int64_t fixed_grains;  // when no factor has a symbol, else -1

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
@@ -284,15 +285,22 @@ class Checker {
     if (step.kernel() >= m_.kernels()->size()) {
       return Bad("runs kernel ", step.kernel(), " of ", m_.kernels()->size());
     }
-    std::optional<int64_t> grains = 1;
+    std::optional<int64_t> of_lane = 1;
+    int64_t grains = 0;  // of the lanes before
+    uint32_t lane = 0;
     for (uint32_t i = 0; i < step.extent()->size(); ++i) {
       const fbs::Factor& factor = *step.extent()->Get(i);
       const absl::StatusOr<Range> range = RangeOf(*factor.expr());
       if (!range.ok()) return Within(absl::StrCat("extent ", i, ": "), range.status());
       if (range->low < 0) return Bad("extent ", i, ": can be ", range->low);
       if (factor.block() < 1 || factor.block() > kMaxValue) return Bad("extent ", i, ": block ", factor.block());
-      grains = CheckedMul(*grains, std::max<int64_t>(1, CeilDiv(range->high, factor.block())));
-      if (!grains || *grains > kMaxGrains) return Bad("can have more than ", kMaxGrains, " grains");
+      if (factor.lane() != lane) {
+        if (i == 0 || factor.lane() != lane + 1) return Bad("extent ", i, ": lane ", factor.lane(), " after ", lane);
+        lane = factor.lane();
+        grains += *std::exchange(of_lane, 1);
+      }
+      of_lane = CheckedMul(*of_lane, std::max<int64_t>(1, CeilDiv(range->high, factor.block())));
+      if (!of_lane || *of_lane > kMaxGrains - grains) return Bad("can have more than ", kMaxGrains, " grains");
     }
     const auto& operands = *step.operands();
     if (!Aligned(&operands)) return Bad("operands are malformed");

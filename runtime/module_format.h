@@ -22,7 +22,7 @@
 namespace sinter {
 
 inline constexpr char kModuleMagic[8] = {'S', 'I', 'N', 'T', 'E', 'R', '\r', '\n'};
-inline constexpr uint32_t kModuleFormatVersion = 1;
+inline constexpr uint32_t kModuleFormatVersion = 2;
 inline constexpr uint64_t kModulePage = 4096;
 
 struct Checksum {

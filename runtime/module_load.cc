@@ -54,7 +54,7 @@ LoadedStep Unpack(const fbs::Step& step, const uint8_t* code, const fbs::Image* 
   unpacked.barrier = step.barrier();
   bool fixed = true;
   for (const fbs::Factor* factor : *step.extent()) {
-    unpacked.extent.push_back({Unpack(*factor->expr()), factor->block()});
+    unpacked.extent.push_back({Unpack(*factor->expr()), factor->block(), factor->lane()});
     fixed = fixed && IsConstant(unpacked.extent.back().expr);
   }
   unpacked.fixed_grains = -1;

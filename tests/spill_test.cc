@@ -66,7 +66,7 @@ TEST_P(SpillTest, NoKernelSpillsVectors) {
     ASSERT_TRUE(assembly.ok()) << assembly.status();
     vectorized += absl::StrContains(*assembly, "%ymm") || absl::StrContains(*assembly, "%zmm");
     const std::vector<std::string> spills = VectorSpills(*assembly);
-    EXPECT_TRUE(spills.empty()) << kernel.symbol << " (" << absl::StrJoin(kernel.tiles, " ") << ") spills "
+    EXPECT_TRUE(spills.empty()) << kernel.symbol << " (" << absl::StrJoin(TilesOf(kernel), " ") << ") spills "
                                 << spills.size() << " times:\n"
                                 << absl::StrJoin(spills.begin(),
                                                  spills.begin() + std::min<ptrdiff_t>(3, std::ssize(spills)), "\n")

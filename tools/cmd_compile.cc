@@ -89,7 +89,7 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeT
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
       SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, EffortFor(kernel, module.dims)));
       std::vector<std::string> tiles;
-      for (const std::string& tile : kernel.tiles) {
+      for (const std::string& tile : TilesOf(kernel)) {
         if (absl::StartsWith(tile, absl::StrCat(target->name, ":"))) tiles.push_back(tile);
       }
       absl::StrAppend(&text, comment, "kernel ", kernel.symbol, "  family ", kernel.spec.family, "  target ",

@@ -1,0 +1,252 @@
+// The spec of a kernel as a step runs it: called with the types of its arguments, alone or as a part of a group.
+#include <algorithm>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "backend/kernel_spec.h"
+#include "base/status.h"
+
+namespace sinter {
+namespace {
+
+using DimMap = IdMap<DimId, DimExpr>;
+
+void Replace(std::vector<DimExpr>& dims, const DimMap& by) {
+  for (DimExpr& d : dims) d = d.Substitute(by);
+}
+
+void Replace(Access& access, const DimMap& by) {
+  access.offset = access.offset.Substitute(by);
+  Replace(access.strides, by);
+  if (!access.gather) return;
+  access.gather->offset = access.gather->offset.Substitute(by);
+  Replace(access.gather->strides, by);
+  access.gather->row_stride = access.gather->row_stride.Substitute(by);
+  access.gather->rows = access.gather->rows.Substitute(by);
+}
+
+// Calls `visit` on every access of a spec that is no group.
+template <typename Spec, typename Visit>
+void VisitAccesses(Spec& spec, const Visit& visit) {
+  if (spec.row) {
+    for (auto& [value, access] : spec.row->leaves) visit(access);
+    for (auto& store : spec.row->stores) visit(store.to);
+  }
+  if (spec.gemm) {
+    for (auto* access : {&spec.gemm->a, &spec.gemm->b, &spec.gemm->c}) visit(*access);
+  }
+}
+
+void Replace(KernelSpec& spec, const DimMap& by) {
+  for (ExtentFactor& factor : spec.extent) factor.expr = factor.expr.Substitute(by);
+  for (KernelSpec& part : spec.parts) Replace(part, by);
+  if (spec.row) Replace(spec.row->axes, by);
+  if (spec.gemm) {
+    Replace(spec.gemm->batch, by);
+    for (DimExpr* d : {&spec.gemm->m, &spec.gemm->n, &spec.gemm->k}) *d = d->Substitute(by);
+  }
+  VisitAccesses(spec, [&](Access& access) { Replace(access, by); });
+}
+
+bool IsWhole(const ExtentFactor& axis) { return axis.expr.is_const() && axis.expr.constant() <= axis.block; }
+
+// The axes of a kernel: those of its grains, and for a row kernel the inner one.
+std::vector<ExtentFactor> AxesOf(const KernelSpec& spec) {
+  std::vector<ExtentFactor> axes = spec.extent;
+  if (spec.row && axes.size() < spec.row->axes.size()) axes.push_back({spec.row->axes.back(), kWholeAxis});
+  return axes;
+}
+
+// Whether what a grain reads lies within what the grain of the same number stored. Of an axis that one grain has as a
+// whole, it may read the first place alone.
+bool StaysIn(const std::vector<ExtentFactor>& stored_axes, const Access& stored,
+             const std::vector<ExtentFactor>& read_axes, const Access& read) {
+  if (stored.gather || stored.state || read.gather || read.state || stored.offset != read.offset) return false;
+  if (stored_axes.size() != read_axes.size()) return false;
+  for (size_t i = 0; i < read_axes.size(); ++i) {
+    const bool whole = stored_axes[i].block == kWholeAxis || IsWhole(stored_axes[i]);
+    if (whole && (read_axes[i].expr.is_one() || read.strides[i] == DimExpr(0))) continue;
+    if (stored_axes[i] != read_axes[i]) return false;
+    if (!stored_axes[i].expr.is_one() && stored.strides[i] != read.strides[i]) return false;
+  }
+  return true;
+}
+
+// An elementwise kernel takes the axes of a product as they are cut into grains there.
+void TakeGrains(KernelSpec& part, const KernelSpec& lead) {
+  if (!part.row || part.row->reduces || part.extent == lead.extent || lead.extent.size() != part.row->axes.size()) {
+    return;
+  }
+  for (size_t i = 0; i < lead.extent.size(); ++i) {
+    if (part.row->axes[i] != lead.extent[i].expr) return;
+  }
+  part.extent = lead.extent;
+  for (size_t i = 0; i < lead.extent.size(); ++i) part.row->blocks[i] = lead.extent[i].block;
+}
+
+class GroupBuilder {
+ public:
+  GroupBuilder(const Graph& body, absl::Span<const std::string> packs) : body_(body), packs_(packs) {}
+
+  absl::StatusOr<KernelSpec> Build() {
+    KernelSpec group;
+    group.family = "group";
+    group.body = &body_;
+    SINTER_RETURN_IF_ERROR(NumberOperands());
+    for (OpId id : body_.order()) SINTER_RETURN_IF_ERROR(AddPart(id));
+    SINTER_RETURN_IF_ERROR(FormLanes());
+    // Lanes in the order of their first parts, a lane's parts together.
+    std::vector<size_t> order(parts_.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return lanes_[a] < lanes_[b]; });
+    for (size_t i : order) {
+      const bool first = group.parts.empty() || lanes_[i] != last_;
+      last_ = lanes_[i];
+      parts_[i].lane = group.parts.empty() ? 0 : group.parts.back().lane + (first ? 1 : 0);
+      group.parts.push_back(std::move(parts_[i]));
+    }
+    return group;
+  }
+
+ private:
+  absl::Status No(absl::string_view what) const {
+    return absl::UnimplementedError(absl::StrCat("no group of kernels for @", body_.name(), ": ", what));
+  }
+
+  // Operands of the group: parameters, then results. Every value that a part makes is a result, and so has a place.
+  absl::Status NumberOperands() {
+    for (ValueId param : body_.params()) {
+      if (body_.type(param).state) return No("a state");
+      operand_.emplace(param, static_cast<uint32_t>(operand_.size()));
+    }
+    for (ValueId result : body_.results()) {
+      if (!operand_.emplace(result, static_cast<uint32_t>(operand_.size())).second) return No("a result twice");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AddPart(OpId id) {
+    const ops::Kernel kernel = *body_.As<ops::Kernel>(id);
+    const Graph& own = body_.module().graph(kernel.body.id);
+    if (IsGroup(own)) return No("a group within it");
+    std::vector<std::string> packs;
+    std::vector<uint32_t> operands;
+    for (ValueId arg : kernel.args) {
+      const bool param = !body_.value(arg).def.valid();
+      packs.push_back(param && !packs_.empty() ? packs_[operand_.at(arg)] : "");
+      operands.push_back(operand_.at(arg));
+    }
+    for (ValueId result : body_.op(id).results) {
+      if (!operand_.contains(result)) return No(absl::StrCat("%", body_.value(result).name, " is no result of it"));
+      operands.push_back(operand_.at(result));
+    }
+    SINTER_ASSIGN_OR_RETURN(KernelSpec part, SpecOf(own, packs));
+    std::vector<const Type*> args;
+    for (ValueId arg : kernel.args) args.push_back(&body_.type(arg));
+    const auto by = CallDims(own, args);
+    if (!by) return No("a call that does not fit");
+    Replace(part, *by);
+    VisitAccesses(part, [&](Access& access) {
+      access.operand = operands[access.operand];
+      if (access.gather) access.gather->operand = operands[access.gather->operand];
+    });
+    part.tiles = kernel.tiles;
+    makers_.push_back(body_.op(id).results[0]);
+    args_.push_back(kernel.args);
+    parts_.push_back(std::move(part));
+    return absl::OkStatus();
+  }
+
+  // Joins parts of which one reads what the other made.
+  absl::Status FormLanes() {
+    lanes_.resize(parts_.size());
+    std::iota(lanes_.begin(), lanes_.end(), size_t{0});
+    for (size_t reader = 0; reader < parts_.size(); ++reader) {
+      for (size_t writer = 0; writer < reader; ++writer) {
+        const ValueId made = makers_[writer];
+        if (std::find(args_[reader].begin(), args_[reader].end(), made) == args_[reader].end()) continue;
+        TakeGrains(parts_[reader], parts_[writer]);
+        if (!ReadsOwnGrains(parts_[writer], operand_.at(made), parts_[reader], operand_.at(made))) {
+          return No(absl::StrCat("a grain of %", body_.value(makers_[reader]).name, " reads other grains of %",
+                                 body_.value(made).name));
+        }
+        const size_t from = std::max(lanes_[reader], lanes_[writer]), to = std::min(lanes_[reader], lanes_[writer]);
+        std::replace(lanes_.begin(), lanes_.end(), from, to);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Graph& body_;
+  absl::Span<const std::string> packs_;
+  absl::flat_hash_map<ValueId, uint32_t> operand_;
+  std::vector<KernelSpec> parts_;
+  std::vector<ValueId> makers_;  // the value that each part makes
+  std::vector<std::vector<ValueId>> args_;
+  std::vector<size_t> lanes_;  // of each part; lanes have gaps
+  size_t last_ = 0;
+};
+
+}  // namespace
+
+bool IsGroup(const Graph& body) {
+  return !body.order().empty() && std::all_of(body.order().begin(), body.order().end(),
+                                              [&](OpId id) { return body.op(id).kind() == OpKind::kKernel; });
+}
+
+absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs) {
+  return IsGroup(body) ? GroupBuilder(body, packs).Build() : SpecOfOne(body, packs);
+}
+
+std::vector<std::string> PacksOf(const Graph& graph, OpId kernel) {
+  std::vector<std::string> packs;
+  for (ValueId arg : graph.op(kernel).fields.operands) {
+    const auto weight = graph.DefAs<ops::Weight>(arg);
+    const auto packing = FindPacking(weight ? weight->pack : "");
+    const bool as_in_file = packing.ok() && (*packing)->panel == 0;
+    packs.push_back(weight && !as_in_file ? weight->pack : "");
+  }
+  return packs;
+}
+
+absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId id) {
+  const ops::Kernel kernel = *graph.As<ops::Kernel>(id);
+  const Graph& body = graph.module().graph(kernel.body.id);
+  SINTER_ASSIGN_OR_RETURN(KernelSpec spec, SpecOf(body, PacksOf(graph, id)));
+  std::vector<const Type*> args;
+  for (ValueId arg : kernel.args) args.push_back(&graph.type(arg));
+  Replace(spec, *CallDims(body, args));  // the verifier saw that it fits
+  return spec;
+}
+
+absl::Span<const KernelSpec> PartsOf(const KernelSpec& spec) {
+  return spec.parts.empty() ? absl::MakeConstSpan(&spec, 1) : absl::MakeConstSpan(spec.parts);
+}
+
+std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand) {
+  std::vector<const Access*> found;
+  for (const KernelSpec& part : PartsOf(spec)) {
+    VisitAccesses(part, [&](const Access& access) {
+      if (access.operand == operand || (access.gather && access.gather->operand == operand)) found.push_back(&access);
+    });
+  }
+  return found;
+}
+
+bool IsOneGrain(const KernelSpec& spec) {
+  if (PartsOf(spec).back().lane > 0) return false;
+  const KernelSpec& part = PartsOf(spec)[0];
+  return std::all_of(part.extent.begin(), part.extent.end(), IsWhole);
+}
+
+bool ReadsOwnGrains(const KernelSpec& writer, uint32_t stored, const KernelSpec& reader, uint32_t read) {
+  if (IsOneGrain(writer) && IsOneGrain(reader)) return true;
+  if (!reader.row || writer.extent != reader.extent) return false;  // a product reads whole rows and columns
+  const std::vector<ExtentFactor> stored_axes = AxesOf(writer), read_axes = AxesOf(reader);
+  const std::vector<const Access*> stores = AccessesOf(writer, stored), reads = AccessesOf(reader, read);
+  return stores.size() == 1 && std::all_of(reads.begin(), reads.end(), [&](const Access* at) {
+           return StaysIn(stored_axes, *stores[0], read_axes, *at);
+         });
+}
+
+}  // namespace sinter
