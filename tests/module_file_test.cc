@@ -85,7 +85,7 @@ TEST(ModuleFile, MagicAndVersions) {
   bytes[offsetof(FileHeader, format_version)] = 9;
   Reseal(bytes);
   EXPECT_EQ(Message(OpenBytes(bytes).status()),
-            "FAILED_PRECONDITION m.sinter: header: format version 9, this program reads version 1; make the module "
+            "FAILED_PRECONDITION m.sinter: header: format version 9, this program reads version 2; make the module "
             "anew with: sinter compile");
   bytes = Good();
   bytes[offsetof(FileHeader, abi_version)] = 7;
@@ -201,6 +201,10 @@ void SetOperand(fbs::MetadataT& m, fbs::Space space, int64_t at) { FirstStep(m).
 void SetExtent(fbs::MetadataT& m, fbs::ExprT expr, int64_t block) {
   FirstStep(m).extent[0] = std::make_unique<fbs::FactorT>(Factor(std::move(expr), block));
 }
+void AddLane(fbs::MetadataT& m, uint16_t lane, int64_t grains) {
+  FirstStep(m).extent.push_back(std::make_unique<fbs::FactorT>(Factor(Number(grains), 1)));
+  FirstStep(m).extent.back()->lane = lane;
+}
 void AddImage(fbs::MetadataT& m, const std::string& target, uint64_t offset) {
   fbs::ImageT image = *m.images[0];
   image.target = target;
@@ -266,6 +270,13 @@ TEST(ModuleFile, LyingMetadata) {
        "entry \"main\" step 0 extent 0: dim 4 of 4"},
       {"grains", CHANGE(SetExtent(m, Number(int64_t{1} << 48), 1)),
        CHANGE(SetExtent(m, Number((int64_t{1} << 48) + 1), 1)),
+       "entry \"main\" step 0 can have more than 281474976710656 grains"},
+      {"lane after lane", CHANGE(AddLane(m, 1, 1)), CHANGE(AddLane(m, 2, 1)),
+       "entry \"main\" step 0 extent 1: lane 2 after 0"},
+      {"first lane", CHANGE(FirstStep(m).extent[0]->lane = 0), CHANGE(FirstStep(m).extent[0]->lane = 1),
+       "entry \"main\" step 0 extent 0: lane 1 after 0"},
+      {"grains of lanes", CHANGE(SetExtent(m, Number(1), 1); AddLane(m, 1, (int64_t{1} << 48) - 1)),
+       CHANGE(SetExtent(m, Number(1), 1); AddLane(m, 1, int64_t{1} << 48)),
        "entry \"main\" step 0 can have more than 281474976710656 grains"},
       {"negative extent", CHANGE(SetExtent(m, Number(3), 1)), CHANGE(SetExtent(m, Number(-3), 1)),
        "entry \"main\" step 0 extent 0: can be -3"},

@@ -84,20 +84,22 @@ TEST_P(Threads, SplitReplicatedAndBarriers) {
   }
 }
 
-TEST_P(Threads, ExtentsAreProductsOfBlocks) {
-  // ceil(T / 4) * 2 grains of one element each.
+TEST_P(Threads, ExtentsAreSumsOfProductsOfBlocks) {
+  // ceil(T / 4) * 2 + 2 grains of one element each.
   fbs::MetadataT metadata = BaseMetadata();
+  fbs::FactorT second = Factor(Number(2));
+  second.lane = 1;
   metadata.entries.push_back(std::make_unique<fbs::EntryT>(
       MakeEntry("f", List(Param("x", "f32", List(Symbol(kT)))), List(Param("y", "f32", List(Symbol(kT)))), {},
                 List(testing::KernelStep(testing::kCopy, fbs::StepMode_Split, false,
-                                         List(Factor(Symbol(kT), 4), Factor(Number(2))),
+                                         List(Factor(Symbol(kT), 4), Factor(Number(2)), second),
                                          {{fbs::Space_Input, 0}, {fbs::Space_Output, 0}})))));
   const Module module = OpenOrDie(metadata);
   const std::unique_ptr<Workspace> workspace = *Workspace::Open(module, GetParam());
   const std::vector<float> x(9, 1);
   std::vector<float> y(9, 0);
   ASSERT_TRUE(workspace->Run(module->entries()[0], {9, -1, -1, -1}, {x.data()}, {y.data()}, {}).ok());
-  EXPECT_THAT(y, ElementsAre(1, 1, 1, 1, 1, 1, 0, 0, 0));
+  EXPECT_THAT(y, ElementsAre(1, 1, 1, 1, 1, 1, 1, 1, 0));
 }
 
 TEST(Run, RefusesDimsOutsideTheirRangesAndBounds) {

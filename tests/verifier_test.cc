@@ -131,14 +131,17 @@ TEST_F(VerifierTest, StagesOfOps) {
   ExpectProblem("[stage] exp is not legal in an entry of the stage kernels");
 }
 
-TEST_F(VerifierTest, BodiesHoldNoKernels) {
+TEST_F(VerifierTest, BodiesHoldKernelsOrOtherOps) {
   Graph& inner = Negate("inner");
   Graph& outer = module_.AddGraph("outer");
   const ValueId y = outer.AddParam("y", rows_);
-  outer.SetResults({*outer.Add(ops::Kernel{.body = {inner.id()}, .args = {y}, .family = "map"})});
+  const ValueId z = *outer.Add(ops::Kernel{.body = {inner.id()}, .args = {y}, .family = "map"});
+  outer.SetResults({z});
   module_.stage = Stage::kKernels;
   ExpectOk();
-  graph_.SetResults({*graph_.Add(ops::Kernel{.body = {outer.id()}, .args = {x_}, .family = "map"})});
+  graph_.SetResults({*graph_.Add(ops::Kernel{.body = {outer.id()}, .args = {x_}, .family = "group"})});
+  ExpectOk();
+  outer.SetResults({*outer.Add(ops::Neg{z})});
   ExpectProblem("[stage] kernel is not legal in a body");
 }
 
