@@ -182,14 +182,22 @@ DimId DimTable::Find(absl::string_view name) const {
 }
 
 // A bound b <= m gives e = k*b + (e - k*b) <= k*m + IntervalMax(e - k*b) for each k > 0; the k worth trying are 1 and
-// those that cancel a term.
+// those that cancel a term. A bound none of whose terms is in e with the same sign says nothing of it.
 int64_t DimTable::Max(const DimExpr& expr) const {
+  if (expr.is_const()) return expr.constant();
   Int128 best = IntervalMax(expr, symbols_);
   const auto try_bound = [&](const DimBound& bound, int64_t k) {
     const Int128 rest = IntervalMax(expr - DimExpr(k) * bound.expr, symbols_);
     if (rest < kHuge) best = std::min(best, SaturatingMul(k, bound.max) + rest);
   };
   for (const DimBound& bound : bounds_) {
+    const bool helps = std::any_of(expr.terms().begin(), expr.terms().end(), [&](const DimExpr::Term& term) {
+      return !term.symbols.empty() &&
+             std::any_of(bound.expr.terms().begin(), bound.expr.terms().end(), [&](const auto& other) {
+               return term.symbols == other.symbols && (term.coefficient > 0) == (other.coefficient > 0);
+             });
+    });
+    if (!helps) continue;
     try_bound(bound, 1);
     for (const DimExpr::Term& term : expr.terms()) {
       for (const DimExpr::Term& other : bound.expr.terms()) {
@@ -203,6 +211,7 @@ int64_t DimTable::Max(const DimExpr& expr) const {
 }
 
 int64_t DimTable::Min(const DimExpr& expr) const {
+  if (expr.is_const()) return expr.constant();
   const int64_t max = Max(DimExpr(0) - expr);
   if (max == kInt64Max) return kInt64Min;
   return max == kInt64Min ? kInt64Max : -max;

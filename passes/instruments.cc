@@ -53,12 +53,12 @@ absl::Status Instruments::Start(const Module& module) {
   return WriteFile((folder / DumpName(0, "import")).string(), Print(module));
 }
 
-absl::Status Instruments::Check(const PassInfo& pass, bool changed, const Module& before, const Module& after) {
+absl::Status Instruments::Check(const PassInfo& pass, bool changed, const Module* before, const Module& after) {
   if (after.stage != pass.to) {
     return absl::InternalError(absl::StrCat("the module is at stage ", StageName(after.stage), " after pass ",
                                             pass.name, ", which leads to stage ", StageName(pass.to)));
   }
-  if (options_.check_changed && (HashModule(before) != HashModule(after)) != changed) {
+  if (options_.check_changed && (HashModule(*before) != HashModule(after)) != changed) {
     return absl::InternalError(changed
                                    ? absl::StrCat("pass ", pass.name, " says that it changed something, and did not")
                                    : absl::StrCat("pass ", pass.name, " changed something, and does not say so"));
@@ -69,7 +69,7 @@ absl::Status Instruments::Check(const PassInfo& pass, bool changed, const Module
     if (!status.ok()) return absl::InternalError(absl::StrCat(status.message(), "\nafter pass ", pass.name));
   }
   if (options_.check_each) {
-    const absl::Status status = CheckSameMeaning(before, after, options_.weights);
+    const absl::Status status = CheckSameMeaning(*before, after, options_.weights);
     if (!status.ok())
       return absl::Status(status.code(), absl::StrCat("after pass ", pass.name, ": ", status.message()));
   }

@@ -19,8 +19,9 @@ class Instruments {
   absl::Status Start(const Module& module);
 
   // After pass number `number` (from 1) made `after` of `before`: is what it says of itself true, is the module well
-  // formed, does it mean the same? kInternal, or kAborted when --check-each found a difference.
-  absl::Status Check(const PassInfo& pass, bool changed, const Module& before, const Module& after);
+  // formed, does it mean the same? kInternal, or kAborted when --check-each found a difference. `before` is asked by
+  // check_changed and check_each alone.
+  absl::Status Check(const PassInfo& pass, bool changed, const Module* before, const Module& after);
 
   // Prints and dumps.
   absl::Status Show(const PassInfo& pass, int number, bool changed, const Module& module);

@@ -88,6 +88,17 @@ absl::StatusOr<std::vector<const PassInfo*>> Chosen(absl::Span<const PassInfo* c
   return chosen;
 }
 
+// The module before the last of `passes`: passes are pure, so running the others again makes it.
+std::unique_ptr<Module> Replay(const Module& import, absl::Span<const PassInfo* const> passes,
+                               const PassContext& context) {
+  std::unique_ptr<Module> module = import.Clone();
+  for (const PassInfo* pass : passes.first(passes.size() - 1)) {
+    PassContext own{.targets = context.targets};
+    if (!pass->run(*module, own).ok()) break;
+  }
+  return module;
+}
+
 int64_t OpCount(const Module& module) {
   int64_t count = 0;
   for (GraphId id : module.entries()) count += static_cast<int64_t>(module.graph(id).order().size());
@@ -123,17 +134,22 @@ absl::StatusOr<std::vector<PassRecord>> RunPipeline(Module& module, absl::Span<c
   Instruments instruments(options);
   SINTER_RETURN_IF_ERROR(instruments.Start(module));
   std::vector<PassRecord> records;
+  const std::unique_ptr<Module> import = module.Clone();
   for (const PassInfo* pass : chosen) {
     if (options.progress) options.progress(pass->name);
-    const std::unique_ptr<Module> before = module.Clone();
+    const std::unique_ptr<Module> before = options.check_each || options.check_changed ? module.Clone() : nullptr;
     PassRecord record{.pass = pass, .ops_before = OpCount(module)};
     context.rule_counts.clear();
     context.notes.clear();
     const auto start = std::chrono::steady_clock::now();
     const absl::StatusOr<bool> changed = pass->run(module, context);
     record.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    const absl::Status status = changed.ok() ? instruments.Check(*pass, *changed, *before, module) : changed.status();
-    if (!status.ok()) return instruments.Fail(*pass, status, *before);
+    const absl::Status status =
+        changed.ok() ? instruments.Check(*pass, *changed, before.get(), module) : changed.status();
+    if (!status.ok()) {
+      return instruments.Fail(*pass, status,
+                              *Replay(*import, absl::MakeConstSpan(chosen).first(records.size() + 1), context));
+    }
     record.changed = *changed;
     record.ops_after = OpCount(module);
     record.rules = std::move(context.rule_counts);
