@@ -69,6 +69,8 @@ absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const
                                                      TileShapeName(kernel.spec.gemm->shape)));
     }
     EmitGemm(*kernel.spec.gemm, tile, builder);
+  } else if (kernel.spec.attend) {
+    EmitAttend(*kernel.spec.attend, builder);
   } else {
     EmitRows(*kernel.spec.row, builder);
   }

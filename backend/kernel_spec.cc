@@ -61,16 +61,18 @@ class SpecBuilder {
   }
 
   absl::StatusOr<KernelSpec> Build() {
-    OpId gemm, loop, append;
+    OpId gemm, attend, loop, append;
     bool moves = false, computes = false;
     for (OpId id : body_.order()) {
       const OpData& op = body_.op(id);
       if (op.kind() == OpKind::kGemm) gemm = id;
+      if (op.kind() == OpKind::kAttend) attend = id;
       if (op.kind() == OpKind::kLoop) loop = id;
       if (op.kind() == OpKind::kKvAppend) append = id;
       moves |= op.kind() == OpKind::kTake || op.kind() == OpKind::kMergeHeads;
       computes |= op.def().Has(kElementwise) || op.kind() == OpKind::kRope || op.kind() == OpKind::kCausalMask;
     }
+    if (attend.valid()) return AttendSpecOf(body_, attend, packs_);
     spec_.body = &body_;
     if (gemm.valid()) {
       spec_.family = "gemm";
@@ -431,6 +433,14 @@ absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId id) {
     for (DimExpr* d : {&spec.gemm->m, &spec.gemm->n, &spec.gemm->k}) *d = d->Substitute(by);
     for (Access* access : {&spec.gemm->a, &spec.gemm->b, &spec.gemm->c}) Replace(*access, by);
   }
+  if (spec.attend) {
+    AttendSpec& attend = *spec.attend;
+    Replace(attend.batch, by);
+    for (DimExpr* d : {&attend.t, &attend.s}) *d = d->Substitute(by);
+    for (Access* access : {&attend.q, &attend.k, &attend.v, &attend.out}) Replace(*access, by);
+    if (attend.pos) Replace(*attend.pos, by);
+    if (attend.mask) Replace(*attend.mask, by);
+  }
   return spec;
 }
 
@@ -447,6 +457,11 @@ std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand) 
     look(spec.gemm->a);
     look(spec.gemm->b);
     look(spec.gemm->c);
+  }
+  if (spec.attend) {
+    for (const Access* access : {&spec.attend->q, &spec.attend->k, &spec.attend->v, &spec.attend->out}) look(*access);
+    if (spec.attend->pos) look(*spec.attend->pos);
+    if (spec.attend->mask) look(*spec.attend->mask);
   }
   return found;
 }

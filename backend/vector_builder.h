@@ -68,6 +68,7 @@ class VectorBuilder {
   Int Div(Int a, Int b);  // of non-negative numbers
   Int Rem(Int a, Int b);
   Int Min(Int a, Int b);
+  Int Max(Int a, Int b);
   Int Within(Int a, Int end);  // a, or end - 1 where a is not in [0, end); end is at least 1
   Cond Less(Int a, Int b);
   bool IsConst(Int a, int64_t* value) const;
