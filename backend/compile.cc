@@ -70,6 +70,7 @@ namespace {
 
 absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
   if (part.row) EmitRows(*part.row, b);
+  if (part.attend) EmitAttend(*part.attend, b);
   if (!part.gemm) return absl::OkStatus();
   SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(part.tiles, b.target()));
   // outer and gemv differ in how many rows they take, dot in the axis along which B must be contiguous.

@@ -13,6 +13,8 @@ namespace sinter {
 void EmitRows(const RowSpec& spec, VectorBuilder& b);
 // Family gemm, with the tile chosen for the builder's target.
 void EmitGemm(const GemmSpec& spec, const Tile& tile, VectorBuilder& b);
+// Family attend.
+void EmitAttend(const AttendSpec& spec, VectorBuilder& b);
 
 // The address of an access at the indices given, one for each leading axis (missing trailing ones count as 0).
 Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices);

@@ -9,7 +9,8 @@
 namespace sinter {
 namespace {
 
-constexpr int64_t kDotsOfGrain = 64;  // of a loop, along its last letter
+constexpr int64_t kDotsOfGrain = 64;     // of a loop, along its last letter
+constexpr int64_t kElemsOfGrain = 4096;  // of a row kernel whose rows are short
 
 bool IsReal(DType t) { return IsFloat(t) && t != DType::kF64; }
 
@@ -63,16 +64,18 @@ class SpecBuilder {
   }
 
   absl::StatusOr<KernelSpec> Build() {
-    OpId gemm, loop, append;
+    OpId gemm, attend, loop, append;
     bool moves = false, computes = false;
     for (OpId id : body_.order()) {
       const OpData& op = body_.op(id);
       if (op.kind() == OpKind::kGemm) gemm = id;
+      if (op.kind() == OpKind::kAttend) attend = id;
       if (op.kind() == OpKind::kLoop) loop = id;
       if (op.kind() == OpKind::kKvAppend) append = id;
       moves |= op.kind() == OpKind::kTake || op.kind() == OpKind::kMergeHeads;
       computes |= op.def().Has(kElementwise) || op.kind() == OpKind::kRope || op.kind() == OpKind::kCausalMask;
     }
+    if (attend.valid()) return AttendSpecOf(body_, attend, packs_);
     spec_.body = &body_;
     if (gemm.valid()) {
       spec_.family = "gemm";
@@ -95,6 +98,7 @@ class SpecBuilder {
     row.blocks.assign(row.axes.size(), 1);
     if (loop.valid() && row.axes.size() > 1) row.blocks[row.axes.size() - 2] = kDotsOfGrain;
     row.blocks.back() = kWholeAxis;
+    if (!loop.valid()) WidenGrains(row);
     for (size_t i = 0; i + 1 < row.axes.size(); ++i) spec_.extent.push_back({row.axes[i], row.blocks[i]});
     return std::move(spec_);
   }
@@ -102,6 +106,20 @@ class SpecBuilder {
  private:
   absl::Status No(absl::string_view what) const {
     return absl::UnimplementedError(absl::StrCat("no kernel for @", body_.name(), ": ", what));
+  }
+
+  // A grain takes short axes as a whole, but for the first that has more than one place, which the threads share.
+  static void WidenGrains(RowSpec& row) {
+    const size_t inner = row.axes.size() - 1;
+    size_t first = 0;
+    while (first < inner && row.axes[first].is_one()) ++first;
+    if (!row.axes[inner].is_const()) return;
+    int64_t elems = row.axes[inner].constant();
+    for (size_t i = inner; i-- > first + 1;) {
+      if (!row.axes[i].is_const() || row.axes[i].constant() > kElemsOfGrain / std::max<int64_t>(1, elems)) return;
+      elems *= row.axes[i].constant();
+      row.blocks[i] = std::max<int64_t>(1, row.axes[i].constant());
+    }
   }
 
   // The operand that the first result is, which is no state.

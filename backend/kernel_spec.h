@@ -20,6 +20,7 @@
 #include "absl/types/span.h"
 #include "backend/target.h"
 #include "backend/view.h"
+#include "base/checked.h"
 #include "ir/graph.h"
 
 namespace sinter {
@@ -73,16 +74,44 @@ struct GemmSpec {
   int64_t m_block = 96, n_block = 64;  // rows and columns of a grain
 };
 
+// softmax(scale * q k^T, mask) v, a tile of positions at a time: attend_spec.cc says how it is cut.
+struct AttendSpec {
+  std::vector<DimExpr> batch;  // the axes of q before its last two
+  DimExpr t, s;                // rows and positions
+  int64_t key_width = 0, value_width = 0;
+  Access q, k, v, out;              // strides over batch.., then (t,d), (s,d), (s,e), (t,e); the last is 1
+  std::optional<Access> pos, mask;  // at most one: positions over batch.., t (causal); bools over batch.., t, s
+  double scale = 1;
+  int64_t heads = 1, rows = 1;  // of a grain: indices of the last batch axis, which share k and v, and rows
+  bool wide = false;            // many query rows, side by side in lanes; else few, each along its width
+
+  static constexpr int64_t kMaxQueries = 32;        // heads * rows at most
+  static constexpr int64_t kAlign = 16;             // floats: parts of the scratch begin at multiples of it
+  int64_t tile() const { return wide ? 48 : 128; }  // positions
+  bool copies_keys() const { return wide && k.dtype != DType::kF32; }
+  int64_t value_pitch() const { return AlignUp(value_width, kAlign); }
+  // Floats of scratch before each part, and of all: queries [d][32] or none; scores [tile][32] or [heads][tile];
+  // outputs [queries][pitch]; maxima, sums and corrections [queries] each; keys in f32 [tile][d] where they are copied.
+  int64_t queries() const { return wide ? kMaxQueries : AlignUp(heads, kAlign); }
+  int64_t scores_at() const { return wide ? key_width * kMaxQueries : 0; }
+  int64_t outputs_at() const { return scores_at() + tile() * (wide ? kMaxQueries : heads); }
+  int64_t rows_at() const { return outputs_at() + (wide ? kMaxQueries : heads) * value_pitch(); }
+  int64_t keys_at() const { return rows_at() + 3 * queries(); }
+  int64_t scratch_floats() const { return keys_at() + (copies_keys() ? tile() * AlignUp(key_width, kAlign) : 0); }
+};
+
 // An axis that no grain cuts.
 constexpr int64_t kWholeAxis = INT64_MAX;
 
 struct KernelSpec {
-  std::string family;  // map, row, move, gemm; group: `parts` alone
+  std::string family;  // map, row, move, gemm, attend; group: `parts` alone
   const Graph* body = nullptr;
   std::optional<RowSpec> row;
   std::optional<GemmSpec> gemm;
-  std::vector<ExtentFactor>
-      extent;  // grains: the product of ceil(expr / block), the last factor fastest; of a group: its parts'
+  std::optional<AttendSpec> attend;
+  // Grains: the product of ceil(expr / block), the last factor fastest. A group has those of its lanes.
+  std::vector<ExtentFactor> extent;
+  int64_t scratch_bytes = 0;  // per thread
 
   // A group is a body of kernel ops, run as one step. Parts that read what another made form a lane: they have the same
   // extent, and a grain of one reads only what the same grain of the others stored, so that a thread runs them one
@@ -98,6 +127,8 @@ bool IsGroup(const Graph& body);
 absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs);
 // The same of a body that is no group.
 absl::StatusOr<KernelSpec> SpecOfOne(const Graph& body, absl::Span<const std::string> packs);
+// The same of a body around one attend.
+absl::StatusOr<KernelSpec> AttendSpecOf(const Graph& body, OpId attend, absl::Span<const std::string> packs);
 // The packing of each argument of a kernel op, as SpecOf wants it.
 std::vector<std::string> PacksOf(const Graph& graph, OpId kernel);
 // The spec of a kernel op as it is called: with the symbols that the call binds (CallDims) replaced.
@@ -107,6 +138,8 @@ absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId kernel);
 absl::Span<const KernelSpec> PartsOf(const KernelSpec& spec);
 // Every access of the kernel to an operand, stores included.
 std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand);
+// How many places an access of the kernel (no group) has along each of its strides.
+std::vector<DimExpr> SizesOf(const KernelSpec& spec, const Access& access);
 // Whether a grain of `reader` reads of its operand only what the same grain of `writer` (no groups) stored there, and
 // both have the same grains.
 bool ReadsOwnGrains(const KernelSpec& writer, uint32_t stored, const KernelSpec& reader, uint32_t read);

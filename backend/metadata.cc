@@ -236,6 +236,9 @@ absl::StatusOr<std::vector<uint8_t>> BuildMetadata(const Module& module, const M
     image->offset = placed.offset;
     image->size = placed.bytes.size();
     image->entry_points = placed.entry_points;
+    for (const PlannedKernel& kernel : kernels.kernels) {
+      image->scratch_bytes = std::max(image->scratch_bytes, kernel.spec.scratch_bytes);
+    }
     meta.images.push_back(std::move(image));
   }
   for (const PlacedWeight& placed : placement.weights) {

@@ -35,6 +35,11 @@ void VisitAccesses(Spec& spec, const Visit& visit) {
   if (spec.gemm) {
     for (auto* access : {&spec.gemm->a, &spec.gemm->b, &spec.gemm->c}) visit(*access);
   }
+  if (spec.attend) {
+    for (auto* access : {&spec.attend->q, &spec.attend->k, &spec.attend->v, &spec.attend->out}) visit(*access);
+    if (spec.attend->pos) visit(*spec.attend->pos);
+    if (spec.attend->mask) visit(*spec.attend->mask);
+  }
 }
 
 void Replace(KernelSpec& spec, const DimMap& by) {
@@ -44,6 +49,10 @@ void Replace(KernelSpec& spec, const DimMap& by) {
   if (spec.gemm) {
     Replace(spec.gemm->batch, by);
     for (DimExpr* d : {&spec.gemm->m, &spec.gemm->n, &spec.gemm->k}) *d = d->Substitute(by);
+  }
+  if (spec.attend) {
+    Replace(spec.attend->batch, by);
+    for (DimExpr* d : {&spec.attend->t, &spec.attend->s}) *d = d->Substitute(by);
   }
   VisitAccesses(spec, [&](Access& access) { Replace(access, by); });
 }
@@ -70,6 +79,48 @@ bool StaysIn(const std::vector<ExtentFactor>& stored_axes, const Access& stored,
     if (!stored_axes[i].expr.is_one() && stored.strides[i] != read.strides[i]) return false;
   }
   return true;
+}
+
+// The grains of a kernel, axes of one grain left out, each with its axis.
+struct GrainAxis {
+  ExtentFactor factor;
+  size_t axis = 0;
+};
+std::vector<GrainAxis> GrainAxesOf(const KernelSpec& spec) {
+  std::vector<GrainAxis> axes;
+  for (size_t i = 0; i < spec.extent.size(); ++i) {
+    if (!IsWhole(spec.extent[i])) axes.push_back({spec.extent[i], i});
+  }
+  return axes;
+}
+
+// How far from its first element what an access touches goes, all places of `axis` being one.
+double ReachOf(const KernelSpec& spec, const Access& access, size_t axis) {
+  const DimTable& dims = spec.body->module().dims;
+  const auto steps = [&](const DimExpr& size, const DimExpr& stride) {
+    return static_cast<double>(dims.Max(size) - 1) * static_cast<double>(dims.Max(stride));
+  };
+  const std::vector<DimExpr> sizes = SizesOf(spec, access);
+  double reach = access.gather ? steps(access.gather->rows, access.gather->row_stride) : 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (i != axis) reach += steps(sizes[i], access.strides[i]);
+  }
+  return reach;
+}
+
+// Whether both kernels have a grain for each place of one axis, at which each keeps to a slab of its own: of the cache,
+// what a group of heads reads and writes. Slabs of different offsets (keys, values) may be others altogether.
+bool StaysInSlab(const KernelSpec& writer, const Access& stored, const KernelSpec& reader, const Access& read) {
+  const std::vector<GrainAxis> a = GrainAxesOf(writer), b = GrainAxesOf(reader);
+  if (a.size() != 1 || b.size() != 1 || a[0].factor != b[0].factor || a[0].factor.block != 1) return false;
+  if (writer.gemm || reader.gemm || stored.dtype != read.dtype) return false;
+  const DimExpr &slab = stored.strides[a[0].axis], &count = a[0].factor.expr;
+  if (!slab.is_const() || !count.is_const() || read.strides[b[0].axis] != slab) return false;
+  const double size = static_cast<double>(slab.constant());
+  if (ReachOf(writer, stored, a[0].axis) >= size || ReachOf(reader, read, b[0].axis) >= size) return false;
+  const DimExpr apart = stored.offset - read.offset;
+  return apart.is_const() && (apart.constant() == 0 || std::abs(static_cast<double>(apart.constant())) >=
+                                                           size * static_cast<double>(count.constant()));
 }
 
 // An elementwise kernel takes the axes of a product as they are cut into grains there.
@@ -103,6 +154,7 @@ class GroupBuilder {
       const bool first = group.parts.empty() || lanes_[i] != last_;
       last_ = lanes_[i];
       parts_[i].lane = group.parts.empty() ? 0 : group.parts.back().lane + (first ? 1 : 0);
+      group.scratch_bytes = std::max(group.scratch_bytes, parts_[i].scratch_bytes);
       group.parts.push_back(std::move(parts_[i]));
     }
     return group;
@@ -233,6 +285,26 @@ std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand) 
   return found;
 }
 
+std::vector<DimExpr> SizesOf(const KernelSpec& spec, const Access& access) {
+  if (spec.row) return spec.row->axes;
+  if (spec.gemm) {
+    const GemmSpec& gemm = *spec.gemm;
+    std::vector<DimExpr> sizes = gemm.batch;
+    sizes.push_back(&access == &gemm.b ? gemm.k : gemm.m);
+    sizes.push_back(&access == &gemm.a ? gemm.k : gemm.n);
+    return sizes;
+  }
+  const AttendSpec& attend = *spec.attend;
+  std::vector<DimExpr> sizes = attend.batch;
+  const bool by_position = &access == &attend.k || &access == &attend.v;
+  sizes.push_back(by_position ? attend.s : attend.t);
+  const bool of_keys = &access == &attend.q || &access == &attend.k;
+  sizes.push_back(attend.mask && &access == &*attend.mask ? attend.s
+                                                          : DimExpr(of_keys ? attend.key_width : attend.value_width));
+  sizes.resize(access.strides.size());
+  return sizes;
+}
+
 bool IsOneGrain(const KernelSpec& spec) {
   if (PartsOf(spec).back().lane > 0) return false;
   const KernelSpec& part = PartsOf(spec)[0];
@@ -241,12 +313,16 @@ bool IsOneGrain(const KernelSpec& spec) {
 
 bool ReadsOwnGrains(const KernelSpec& writer, uint32_t stored, const KernelSpec& reader, uint32_t read) {
   if (IsOneGrain(writer) && IsOneGrain(reader)) return true;
-  if (!reader.row || writer.extent != reader.extent) return false;  // a product reads whole rows and columns
+  if (reader.gemm) return false;  // it reads whole rows and columns
   const std::vector<ExtentFactor> stored_axes = AxesOf(writer), read_axes = AxesOf(reader);
   const std::vector<const Access*> stores = AccessesOf(writer, stored), reads = AccessesOf(reader, read);
-  return stores.size() == 1 && std::all_of(reads.begin(), reads.end(), [&](const Access* at) {
-           return StaysIn(stored_axes, *stores[0], read_axes, *at);
-         });
+  const auto own = [&](const Access* to, const Access* from) {
+    const bool same_rows = reader.row && writer.extent == reader.extent && stores.size() == 1;
+    return (same_rows && StaysIn(stored_axes, *to, read_axes, *from)) || StaysInSlab(writer, *to, reader, *from);
+  };
+  return !stores.empty() && std::all_of(reads.begin(), reads.end(), [&](const Access* from) {
+    return std::all_of(stores.begin(), stores.end(), [&](const Access* to) { return own(to, from); });
+  });
 }
 
 }  // namespace sinter

@@ -205,7 +205,11 @@ Int VectorBuilder::Min(Int a, Int b) {
   if (IsConst(a, &x) && IsConst(b, &y)) return Const(std::min(x, y));
   return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::smin, a.v, b.v)};
 }
-Int VectorBuilder::Max(Int a, Int b) { return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::smax, a.v, b.v)}; }
+Int VectorBuilder::Max(Int a, Int b) {
+  int64_t x, y;
+  if (IsConst(a, &x) && IsConst(b, &y)) return Const(std::max(x, y));
+  return {s_->b.CreateBinaryIntrinsic(llvm::Intrinsic::smax, a.v, b.v)};
+}
 Cond VectorBuilder::Less(Int a, Int b) { return {s_->b.CreateICmpSLT(a.v, b.v)}; }
 bool VectorBuilder::IsConst(Int a, int64_t* value) const {
   const auto* constant = llvm::dyn_cast<llvm::ConstantInt>(a.v);

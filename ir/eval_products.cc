@@ -1,5 +1,8 @@
-// The meaning of loops, matrix products and kernels.
+// The meaning of loops, matrix products, attention and kernels.
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -83,7 +86,23 @@ struct Matrix {
   double At(int64_t matrix, int64_t row, int64_t col) const {
     return tensor.values[static_cast<size_t>(matrix * rows * cols + row * row_stride + col * col_stride)];
   }
+  // Its matrix for matrix `index` of an operand with the batch axes `of`: its axes are the first of those, or 1.
+  int64_t Serving(int64_t index, absl::Span<const int64_t> of) const {
+    int64_t matrix = 0, stride = 1;
+    for (size_t axis = of.size(); axis-- > 0; index /= of[axis]) {
+      if (axis >= batch().size()) continue;
+      if (batch()[axis] != 1) matrix += index % of[axis] * stride;
+      stride *= batch()[axis];
+    }
+    return matrix;
+  }
 };
+
+int64_t Product(absl::Span<const int64_t> dims) {
+  int64_t product = 1;
+  for (int64_t dim : dims) product *= dim;
+  return product;
+}
 
 }  // namespace
 
@@ -124,24 +143,50 @@ absl::Status Eval(const ops::Loop& op, EvalContext& ctx) {
 absl::Status Eval(const ops::Gemm& op, EvalContext& ctx) {
   const Matrix a(ctx.tensor(op.a), op.trans_a), b(ctx.tensor(op.b), op.trans_b);
   Tensor& out = ctx.results[0];
-  // Batch axes of b are the first ones of a; each matrix of b serves `share` of a.
-  int64_t b_batch = 1, share = 1;
-  for (size_t i = 0; i < a.batch().size(); ++i) (i < b.batch().size() ? b_batch : share) *= a.batch()[i];
-  const std::vector<int64_t> b_strides = RowMajorStrides(b.batch());
   size_t at = 0;
-  for (int64_t batch = 0; batch < b_batch * share; ++batch) {
-    // A literal 1 among the batch axes of b serves every position of a.
-    int64_t rest = batch / share, b_matrix = 0;
-    for (size_t i = b.batch().size(); i-- > 0;) {
-      if (b.batch()[i] != 1) b_matrix += rest % a.batch()[i] * b_strides[i];
-      rest /= a.batch()[i];
-    }
+  for (int64_t batch = 0, batches = Product(a.batch()); batch < batches; ++batch) {
+    const int64_t b_matrix = b.Serving(batch, a.batch());
     for (int64_t m = 0; m < a.rows; ++m) {
       for (int64_t n = 0; n < b.cols; ++n) {
         double sum = 0;
         for (int64_t k = 0; k < a.cols; ++k) sum += a.At(batch, m, k) * b.At(b_matrix, k, n);
         out.values[at++] = sum;
       }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Eval(const ops::Attend& op, EvalContext& ctx) {
+  const Matrix q(ctx.tensor(op.q), false), k(ctx.tensor(op.k), false), v(ctx.tensor(op.v), false);
+  std::vector<int64_t> shape = ctx.tensor(op.q).dims;
+  shape.back() = k.rows;
+  std::optional<Broadcasted> mask;
+  if (op.mask.valid()) mask.emplace(ctx.tensor(op.mask), shape);
+  double* out = ctx.results[0].values.data();
+  std::vector<double> p(static_cast<size_t>(k.rows));
+  for (int64_t batch = 0, batches = Product(q.batch()); batch < batches; ++batch) {
+    const int64_t keys = k.Serving(batch, q.batch()), values = v.Serving(batch, q.batch());
+    for (int64_t t = 0; t < q.rows; ++t, out += v.cols) {
+      const auto seen = [&](int64_t s) { return !mask || (*mask)[(batch * q.rows + t) * k.rows + s] != 0; };
+      double max = -std::numeric_limits<double>::infinity(), sum = 0;
+      for (int64_t s = 0; s < k.rows; ++s) {
+        if (!seen(s)) continue;
+        double dot = 0;
+        for (int64_t d = 0; d < k.cols; ++d) dot += q.At(batch, t, d) * k.At(keys, s, d);
+        double& score = p[static_cast<size_t>(s)] = op.scale * dot;
+        if (std::isnan(score) || score > max) max = score;  // a NaN stays
+      }
+      std::fill(out, out + v.cols, 0.0);
+      if (max == -std::numeric_limits<double>::infinity()) continue;
+      for (int64_t s = 0; s < k.rows; ++s) {
+        if (!seen(s)) continue;
+        const double weight = std::exp(p[static_cast<size_t>(s)] - max);
+        sum += weight;
+        // A score of -inf masks, too.
+        for (int64_t e = 0; e < v.cols && weight != 0; ++e) out[e] += weight * v.At(values, s, e);
+      }
+      for (int64_t e = 0; e < v.cols; ++e) out[e] /= sum;
     }
   }
   return absl::OkStatus();

@@ -73,6 +73,30 @@ absl::StatusOr<Type> ReadSlice(const InferContext& ctx, ValueId arg, const std::
   return Type{type.dtype, {handed.value_or(1)}};
 }
 
+bool IsReal(DType t) { return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16; }
+
+// Constraint `first`: b has no more batch axes than a; the next one: each of them is that of a, from the first on,
+// or 1.
+absl::Status CheckBatch(const InferContext& ctx, int first, ValueId a, ValueId b) {
+  const Dims &a_dims = ctx.type(a).dims, &b_dims = ctx.type(b).dims;
+  const std::string& name = ctx.graph.value(b).name;
+  if (b_dims.size() > a_dims.size()) {
+    return Fail(ctx, first, "expected no more batch axes in %", name, " than in %", ctx.graph.value(a).name, "; found ",
+                Show(ctx, a), " and ", Show(ctx, b));
+  }
+  for (size_t i = 0; i + 2 < b_dims.size(); ++i) {
+    if (b_dims[i] != a_dims[i] && !b_dims[i].is_one()) {
+      return Fail(ctx, first + 1, "expected batch axis ", i, " of %", name, " to be ", Show(ctx, a_dims[i]),
+                  " or 1; found ", Show(ctx, b));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Wider heads than any model's; kernels keep some rows of them at hand.
+constexpr int64_t kMaxHeadWidth = 4096;
+bool IsHeadWidth(const DimExpr& dim) { return dim.is_const() && dim.constant() <= kMaxHeadWidth; }
+
 }  // namespace
 
 absl::Status Infer(const ops::Loop& op, InferContext& ctx) {
@@ -114,9 +138,8 @@ absl::Status Infer(const ops::Gemm& op, InferContext& ctx) {
   if (a.rank() < 2 || b.rank() < 2) {
     return Fail(ctx, 1, "expected two axes or more; found ", Show(ctx, op.a), " and ", Show(ctx, op.b));
   }
-  const auto multiplies = [](DType t) { return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16; };
-  if (!multiplies(a.dtype)) return Fail(ctx, 2, "expected a of f32, f16 or bf16; found ", Show(ctx, op.a));
-  if (!multiplies(b.dtype) && !IsQuantized(b.dtype)) {
+  if (!IsReal(a.dtype)) return Fail(ctx, 2, "expected a of f32, f16 or bf16; found ", Show(ctx, op.a));
+  if (!IsReal(b.dtype) && !IsQuantized(b.dtype)) {
     return Fail(ctx, 3, "expected b of f32, f16, bf16 or quantized; found ", Show(ctx, op.b));
   }
   if (IsQuantized(b.dtype) && !op.trans_b) {
@@ -129,19 +152,47 @@ absl::Status Infer(const ops::Gemm& op, InferContext& ctx) {
     return Fail(ctx, 5, "expected the same K; found ", Show(ctx, k), " in ", Show(ctx, op.a), " and ", Show(ctx, b_k),
                 " in ", Show(ctx, op.b));
   }
-  if (b_batch > batch) {
-    return Fail(ctx, 6, "expected no more batch axes in b than in a; found ", Show(ctx, op.a), " and ",
-                Show(ctx, op.b));
-  }
-  for (size_t i = 0; i < b_batch; ++i) {
-    if (b.dims[i] != a.dims[i] && !b.dims[i].is_one()) {
-      return Fail(ctx, 7, "expected batch axis ", i, " of b to be ", Show(ctx, a.dims[i]), " or 1; found ",
-                  Show(ctx, op.b));
-    }
-  }
+  SINTER_RETURN_IF_ERROR(CheckBatch(ctx, 6, op.a, op.b));
   Type result{DType::kF32, a.dims};
   result.dims[batch] = m;
   result.dims[batch + 1] = n;
+  ctx.results.push_back(std::move(result));
+  return absl::OkStatus();
+}
+
+absl::Status Infer(const ops::Attend& op, InferContext& ctx) {
+  const Type &q = ctx.type(op.q), &k = ctx.type(op.k), &v = ctx.type(op.v);
+  if (q.rank() < 2 || k.rank() < 2 || v.rank() < 2) {
+    return Fail(ctx, 1, "expected two axes or more; found ", Show(ctx, op.q), ", ", Show(ctx, op.k), " and ",
+                Show(ctx, op.v));
+  }
+  if (q.dtype != DType::kF32) return Fail(ctx, 2, "expected q of f32; found ", Show(ctx, op.q));
+  for (ValueId id : {op.k, op.v}) {
+    if (!IsReal(ctx.type(id).dtype)) return Fail(ctx, 3, "expected f32, f16 or bf16; found ", Show(ctx, id));
+    SINTER_RETURN_IF_ERROR(CheckBatch(ctx, 4, op.q, id));
+  }
+  const DimExpr &positions = k.dims[k.dims.size() - 2], &width = v.dims.back();
+  if (k.dims.back() != q.dims.back()) {
+    return Fail(ctx, 6, "expected keys as wide as q; found ", Show(ctx, op.q), " and ", Show(ctx, op.k));
+  }
+  if (v.dims[v.dims.size() - 2] != positions) {
+    return Fail(ctx, 7, "expected as many values as keys; found ", Show(ctx, op.k), " and ", Show(ctx, op.v));
+  }
+  if (!IsHeadWidth(q.dims.back()) || !IsHeadWidth(width)) {
+    return Fail(ctx, 8, "expected heads of a fixed width of at most ", kMaxHeadWidth, "; found ", Show(ctx, op.q),
+                " and ", Show(ctx, op.v));
+  }
+  Dims scores = q.dims;
+  scores.back() = positions;
+  if (op.mask.valid()) {
+    const absl::StatusOr<Dims> dims = Broadcast(scores, ctx.type(op.mask).dims, ctx.dims());
+    if (!dims.ok() || *dims != scores) {
+      return Fail(ctx, 9, "expected a mask that broadcasts to ", Show(ctx, Type{DType::kBool, scores}), "; found ",
+                  Show(ctx, op.mask));
+    }
+  }
+  Type result = q;
+  result.dims.back() = width;
   ctx.results.push_back(std::move(result));
   return absl::OkStatus();
 }

@@ -20,18 +20,20 @@ namespace {
 // Work that costs a thread less than to meet the others: the bytes that it makes.
 constexpr int64_t kReplicatedBytes = int64_t{1} << 16;
 
-// Whether the same thread does the same grains of both: their lanes have the same extents.
+// Whether the same thread does the same grains of both: their lanes have the same numbers of grains.
 bool HaveSameShares(const KernelSpec& a, const KernelSpec& b) {
   const auto lanes = [](const KernelSpec& spec) {
-    std::vector<const std::vector<ExtentFactor>*> extents;
+    std::vector<std::vector<ExtentFactor>> extents;
     for (const KernelSpec& part : PartsOf(spec)) {
-      if (part.lane == static_cast<int>(extents.size())) extents.push_back(&part.extent);
+      if (part.lane < static_cast<int>(extents.size())) continue;
+      extents.emplace_back();
+      for (const ExtentFactor& f : part.extent) {
+        if (!f.expr.is_const() || f.expr.constant() > f.block) extents.back().push_back(f);
+      }
     }
     return extents;
   };
-  const auto of_a = lanes(a), of_b = lanes(b);
-  return std::equal(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(),
-                    [](const auto* x, const auto* y) { return *x == *y; });
+  return lanes(a) == lanes(b);
 }
 
 // Whether all that `reader` reads of its operand, its own thread stored in `writer`.

@@ -2,6 +2,7 @@
 #include "passes/plan_check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -111,8 +112,8 @@ struct Footprint {
 
 // Whether a grain finds in `b` only elements that the grain of the same number finds in `a`.
 bool Covers(const Footprint& a, const Footprint& b) {
-  for (const Footprint* f : {&a, &b}) {
-    if (f->part->gemm && f->access != &f->part->gemm->c) return false;  // a product reads whole rows and columns
+  for (const Footprint* f : {&a, &b}) {  // products and attention read whole rows and columns
+    if (!f->part->row && !(f->part->gemm && f->access == &f->part->gemm->c)) return false;
   }
   const Access &p = *a.access, &q = *b.access;
   if (p.gather || q.gather || p.state || q.state || !(p.offset == q.offset) || p.dtype != q.dtype ||
@@ -128,6 +129,42 @@ bool Covers(const Footprint& a, const Footprint& b) {
   return true;
 }
 
+// Whether what grain i of one touches lies in the i-th of equal slabs, and what grain i of the other touches, too; or
+// they touch different bytes whatever the grains. Both are cut along one axis, one place a grain.
+bool KeepToSlabs(const Footprint& a, const Footprint& b, const DimTable& dims) {
+  if (a.part->gemm || b.part->gemm || a.access->dtype != b.access->dtype) return false;
+  DimExpr slab[2], count[2];
+  for (int side = 0; side < 2; ++side) {
+    const Footprint& f = side == 0 ? a : b;
+    const std::vector<DimExpr> sizes = SizesOf(*f.part, *f.access);
+    int cut = -1;
+    for (size_t i = 0; i < f.part->extent.size(); ++i) {
+      const ExtentFactor& factor = f.part->extent[i];
+      if (factor.expr.is_const() && factor.expr.constant() <= factor.block) continue;
+      if (cut >= 0 || factor.block != 1) return false;
+      cut = static_cast<int>(i);
+    }
+    if (cut < 0) return false;
+    count[side] = sizes[static_cast<size_t>(cut)];
+    slab[side] = f.access->strides[static_cast<size_t>(cut)];
+    if (!count[side].is_const() || !slab[side].is_const()) return false;
+    double last = 0;  // the farthest element within a slab
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (static_cast<int>(i) == cut) continue;
+      last += static_cast<double>(dims.Max(sizes[i]) - 1) * static_cast<double>(dims.Max(f.access->strides[i]));
+    }
+    if (const auto& gather = f.access->gather) {
+      last += static_cast<double>(dims.Max(gather->rows) - 1) * static_cast<double>(dims.Max(gather->row_stride));
+    }
+    if (last >= static_cast<double>(slab[side].constant())) return false;
+  }
+  if (!(slab[0] == slab[1]) || !(count[0] == count[1])) return false;
+  const DimExpr between = a.access->offset - b.access->offset;
+  if (!between.is_const()) return false;
+  const double all = static_cast<double>(slab[0].constant()) * static_cast<double>(count[0].constant());
+  return between.constant() == 0 || std::abs(static_cast<double>(between.constant())) >= all;
+}
+
 std::vector<Footprint> FootprintsOf(const Step& step, const Touch& touch) {
   std::vector<Footprint> footprints;
   for (const KernelSpec& part : PartsOf(step.spec)) {
@@ -136,13 +173,22 @@ std::vector<Footprint> FootprintsOf(const Step& step, const Touch& touch) {
   return footprints;
 }
 
+// The factors of which there is more than one grain.
+std::vector<ExtentFactor> Cuts(const KernelSpec& part) {
+  std::vector<ExtentFactor> cuts;
+  for (const ExtentFactor& f : part.extent) {
+    if (!f.expr.is_const() || CeilDiv(f.expr.constant(), f.block) > 1) cuts.push_back(f);
+  }
+  return cuts;
+}
+
 // Whether two steps share their grains out among threads alike.
 bool SameShares(const Step& a, const Step& b) {
   const auto x = PartsOf(a.spec), y = PartsOf(b.spec);
   if (x.back().lane != y.back().lane) return false;
   return std::all_of(x.begin(), x.end(), [&](const KernelSpec& part) {
     return std::all_of(y.begin(), y.end(),
-                       [&](const KernelSpec& other) { return part.lane != other.lane || part.extent == other.extent; });
+                       [&](const KernelSpec& other) { return part.lane != other.lane || Cuts(part) == Cuts(other); });
   });
 }
 
@@ -286,7 +332,7 @@ class EntryChecker {
   }
 
   // Whether what a thread touches here in step b, it alone touches in step a.
-  static bool SameThread(const Step& a, const Touch& in_a, const Step& b, const Touch& in_b) {
+  bool SameThread(const Step& a, const Touch& in_a, const Step& b, const Touch& in_b) const {
     if (in_a.range.space == Space::kThread) return true;  // each has its own
     if (a.replicated || b.replicated) return false;
     if (IsOne(a) && IsOne(b)) return true;
@@ -296,7 +342,8 @@ class EntryChecker {
     if (of_a.empty() || of_b.empty()) return false;
     for (const Footprint& x : of_a) {
       for (const Footprint& y : of_b) {
-        if (x.part->lane != y.part->lane || !Covers(x, y)) return false;
+        if (x.part->lane != y.part->lane) return false;
+        if (!Covers(x, y) && !KeepToSlabs(x, y, graph_.module().dims)) return false;
       }
     }
     return true;

@@ -35,6 +35,13 @@ double ValueOf(const ParsedRule::Attribute& attribute, const RuleMatch& match) {
   return product;
 }
 
+// An attribute that is a real, an integer, or true (1) or false (0).
+double NumberOf(const Attr& attr) {
+  if (const auto* real = std::get_if<double>(&attr)) return *real;
+  const auto* truth = std::get_if<bool>(&attr);
+  return truth != nullptr ? static_cast<double>(*truth) : static_cast<double>(std::get<int64_t>(attr));
+}
+
 class Matcher {
  public:
   Matcher(const Graph& graph, const ParsedRule& rule) : graph_(graph), rule_(rule) {}
@@ -117,8 +124,7 @@ class Matcher {
       } else if (const auto* text = std::get_if<std::string>(&found)) {
         if (*text != said->text) return false;
       } else {
-        const auto* real = std::get_if<double>(&found);
-        const double number = real != nullptr ? *real : static_cast<double>(std::get<int64_t>(found));
+        const double number = NumberOf(found);
         if (!BindNumber(said->factors[0].scalar, said->factors[0].number, number, match)) return false;
       }
     }
@@ -163,6 +169,8 @@ std::optional<OpFields> Replacement(const Graph& graph, const RuleMatch& match, 
       attr = attribute.text;
     } else if (std::holds_alternative<double>(attr)) {
       attr = ValueOf(attribute, match);
+    } else if (std::holds_alternative<bool>(attr)) {
+      attr = ValueOf(attribute, match) != 0;
     } else {
       attr = static_cast<int64_t>(ValueOf(attribute, match));
     }

@@ -10,7 +10,7 @@
 // infinity exactly); $name binds such a constant's element, and as an attribute that attribute; the same name must mean
 // the same every time. An attribute left out has its default; an axis counts from either end. Operands of commutative
 // ops match in both orders.
-// Right side: one op; an attribute is a string or a product of numbers and $names ($a*$c, 1/$d).
+// Right side: one op; an attribute is a string, true or false, or a product of numbers and $names ($a*$c, 1/$d).
 //
 // A match is rewritten when no value between has a user outside the match or is a result of the graph, when `when` (if
 // any) agrees, and when Infer accepts the new op and gives it the root's very type. The new op takes the root's name

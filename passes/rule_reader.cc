@@ -86,6 +86,11 @@ class RuleReader {
       attribute.text = std::string(value);
       return attribute;
     }
+    if (std::holds_alternative<bool>(row->default_value)) {
+      if (value != "true" && value != "false") return Wrong(text);
+      attribute.factors.push_back({.number = value == "true" ? 1.0 : 0.0});
+      return attribute;
+    }
     if (!std::holds_alternative<double>(row->default_value) && !std::holds_alternative<int64_t>(row->default_value)) {
       return Wrong(text);
     }

@@ -33,6 +33,7 @@ class Selector {
     for (OpId id : ops) {
       const OpDef& def = graph_.op(id).def();
       if (def.Has(kSource) || def.Has(kView) || id_is(id, OpKind::kConstant)) continue;
+      if (graph_.op(id).erased || IsMaskOfAttention(id)) continue;
       SINTER_RETURN_IF_ERROR(Lower(id));
     }
     SINTER_RETURN_IF_ERROR(CopyResults());
@@ -87,15 +88,26 @@ class Selector {
     return absl::OkStatus();
   }
 
-  // Brings a value of the entry into the body: constants and affine views are cloned, all else becomes a parameter.
+  // A causal mask that only attend ops read is no step: it stands in their bodies.
+  bool IsMaskOfAttention(OpId id) const {
+    if (!id_is(id, OpKind::kCausalMask)) return false;
+    const ValueId mask = graph_.op(id).results[0];
+    const auto& uses = graph_.value(mask).uses;
+    return !graph_.IsResult(mask) &&
+           std::all_of(uses.begin(), uses.end(), [&](const Use& use) { return id_is(use.op, OpKind::kAttend); });
+  }
+
+  // Brings a value of the entry into the body: constants, affine views and causal masks of attention are cloned, all
+  // else becomes a parameter.
   absl::Status Import(Body& body, ValueId value, OpId before) {
     if (body.inside.contains(value)) return absl::OkStatus();
     const OpId def = graph_.value(value).def;
-    if (!def.valid() || !(graph_.op(def).def().Has(kView) || id_is(def, OpKind::kConstant))) {
+    const bool cloned = def.valid() && (id_is(def, OpKind::kConstant) || IsMaskOfAttention(def));
+    if (!cloned && !(def.valid() && graph_.op(def).def().Has(kView))) {
       AddParam(body, value);
       return absl::OkStatus();
     }
-    if (!id_is(def, OpKind::kConstant) && !ResolveView(graph_, value)) {
+    if (!cloned && !ResolveView(graph_, value)) {
       SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(value, before));
       Alias(body, value, dense);
       return absl::OkStatus();
@@ -149,8 +161,9 @@ class Selector {
     }
     const uint64_t hash = HashGraph(*body.graph);
     const auto general = general_.find(hash);
-    const auto [shared, is_new] =
-        general != general_.end() && !spec->gemm ? std::pair(general, false) : bodies_.emplace(hash, body.graph->id());
+    const auto [shared, is_new] = general != general_.end() && !spec->gemm && !spec->attend
+                                      ? std::pair(general, false)
+                                      : bodies_.emplace(hash, body.graph->id());
     if (!is_new) {
       module_.EraseGraph(body.graph->id());
       kernel.body.id = shared->second;
@@ -179,6 +192,22 @@ class Selector {
       SINTER_ASSIGN_OR_RETURN(packed, graph_.Add(ops::Weight{.name = weight->name, .pack = pack}, std::move(options)));
     }
     return packed;
+  }
+
+  // Rows of attention whose elements are not neighbours are copied first.
+  absl::Status ImportAttend(Body& body, const ops::Attend& attend, OpId id) {
+    for (ValueId v : {attend.q, attend.k, attend.v, attend.mask}) {
+      if (!v.valid()) continue;
+      const std::optional<View> view = ResolveView(graph_, v);
+      const bool bools = v == attend.mask && view && view->strides.back() == DimExpr(0);
+      if (!view || view->strides.back().is_one() || graph_.type(v).dims.back().is_one() || bools) {
+        SINTER_RETURN_IF_ERROR(Import(body, v, id));
+        continue;
+      }
+      SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(v, id));
+      Alias(body, v, dense);
+    }
+    return absl::OkStatus();
   }
 
   // Operands of a product that no tile can read as they lie are copied first.
@@ -217,17 +246,31 @@ class Selector {
     return absl::OkStatus();
   }
 
+  // The merge_heads that alone reads a value: it is how the value is stored.
+  OpId MergeAfter(ValueId value) const {
+    const auto& uses = graph_.value(value).uses;
+    const bool one = uses.size() == 1 && !graph_.IsResult(value) && id_is(uses[0].op, OpKind::kMergeHeads);
+    return one ? uses[0].op : OpId::None();
+  }
+
   absl::Status Lower(OpId id) {
-    const OpData op = graph_.op(id);
+    OpData op = graph_.op(id);
     Body body = NewBody(op.def().name);
     if (auto gemm = graph_.As<ops::Gemm>(id)) {
       SINTER_RETURN_IF_ERROR(ImportGemm(body, *gemm, id));
+    } else if (auto attend = graph_.As<ops::Attend>(id)) {
+      SINTER_RETURN_IF_ERROR(ImportAttend(body, *attend, id));
     } else {
       for (ValueId v : op.fields.operands) {
         if (v.valid()) SINTER_RETURN_IF_ERROR(Import(body, v, id));
       }
     }
     SINTER_RETURN_IF_ERROR(CloneInto(body, id));
+    const OpId merge = op.kind() == OpKind::kAttend ? MergeAfter(op.results[0]) : OpId::None();
+    if (merge.valid()) {
+      SINTER_RETURN_IF_ERROR(CloneInto(body, merge));
+      op.results = graph_.op(merge).results;
+    }
     std::vector<ValueId> results;
     for (ValueId r : op.results) results.push_back(body.inside.at(r));
     body.graph->SetResults(results);
@@ -236,6 +279,7 @@ class Selector {
     if (!kernel.valid()) return absl::OkStatus();
     for (size_t i = 0; i < op.results.size(); ++i) graph_.ReplaceUses(op.results[i], graph_.op(kernel).results[i]);
     const std::string name = graph_.value(op.results[0]).name;
+    if (merge.valid()) graph_.Erase(merge);
     graph_.Erase(id);
     graph_.Rename(graph_.op(kernel).results[0], name);
     return absl::OkStatus();

@@ -63,6 +63,38 @@ constexpr char kDot[] = R"(
   graph @dot(%a: f32[4], %b: f32[4]) -> f32[1] { %m = mul %a, %b : f32[4]  %r = sum %m {axis=0} : f32[1]  return %r }
 )";
 
+// attend is gemm, softmax, gemm: heads that share keys, values of another width, a mask with a row of nothing.
+TEST(EvalProducts, AttendIsItsThreeOps) {
+  const std::string head =
+      "graph @main(%q: f32[2,3,T,4], %k: f32[2,1,5,4], %v: f32[2,5,3], %m: bool[T,5]) -> f32[2,3,T,3] {\n";
+  Tensor mask = Bool({4, 5}, Values(20, 1));
+  for (const size_t hidden : {1u, 4u, 5u, 10u, 11u, 12u, 13u, 14u}) mask.values[hidden] = 0;
+  const std::vector<Tensor> args = {F32({2, 3, 4, 4}, Random(96, 1)), F32({2, 1, 5, 4}, Random(40, 2)),
+                                    F32({2, 5, 3}, Random(30, 3)), mask};
+  const EvalOptions in_double{.precision = Precision::kDouble};
+  const Tensor attend =
+      RunMain(absl::StrCat(head, "%o = attend %q, %k, %v, %m {scale=0.5} : f32[2,3,T,3] return %o }"), args, in_double);
+  const Tensor three = RunMain(absl::StrCat(head,
+                                            "%s = gemm %q, %k {trans_b=true} : f32[2,3,T,5]\n"
+                                            "%p = softmax %s, %m {scale=0.5} : f32[2,3,T,5]\n"
+                                            "%o = gemm %p, %v : f32[2,3,T,3] return %o }"),
+                               args, in_double);
+  EXPECT_THAT(attend.values, Pointwise(DoubleNear(1e-14), three.values));
+  EXPECT_THAT(Values(attend.values.begin() + 6, attend.values.begin() + 9), ElementsAre(0, 0, 0));
+}
+
+// What is masked may be anything; a NaN that is seen travels.
+TEST(EvalProducts, AttendLooksAtNothingMasked) {
+  const std::string text =
+      "graph @main(%q: f32[T,2], %k: f32[3,2], %v: f32[3,1], %m: bool[T,3]) -> f32[T,1] "
+      "{ %o = attend %q, %k, %v, %m : f32[T,1] return %o }";
+  const double nan = std::nan("");
+  const Tensor q = F32({2, 2}, {1, 2, 3, 4}), mask = Bool({2, 3}, {1, 0, 0, 1, 1, 0});
+  const Tensor y = RunMain(text, {q, F32({3, 2}, {1, 1, 2, nan, nan, nan}), F32({3, 1}, {7, 8, nan}), mask});
+  EXPECT_EQ(y.values[0], 7);
+  EXPECT_TRUE(std::isnan(y.values[1]));
+}
+
 TEST(EvalProducts, LoopOfDotsIsGemm) {
   const Tensor q = F32({2, 3, 2, 4}, Random(48, 15)), k = F32({2, 5, 4}, Random(40, 16));
   const Tensor loop = RunMain(absl::StrCat(kDot,

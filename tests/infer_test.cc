@@ -300,6 +300,25 @@ TEST_F(LoopTest, BodiesAreElementwiseThenOneSum) {
   });
 }
 
+TEST_F(InferTest, Attend) {
+  const ValueId q = F({4, 3, T, 64}), k = F({4, P + T, 64}), v = Param({kF16, {4, P + T, 48}}), x = F({T, 64});
+  const ValueId mask = Param({kBool, {T, P + T}});
+  EXPECT_EQ(Accept(ops::Attend{.q = q, .k = k, .v = v, .mask = mask, .scale = 0.125}), (Type{kF32, {4, 3, T, 48}}));
+  EXPECT_EQ(Accept(ops::Attend{.q = x, .k = x, .v = F({T, 9})}), (Type{kF32, {T, 9}}));
+  Accept(ops::Attend{.q = q, .k = F({4, 1, P + T, 64}), .v = F({1, 3, P + T, 64}), .mask = Param({kBool, {3, T, 1}})});
+  Refuse("attend-c1", ops::Attend{.q = F({64}), .k = x, .v = x});
+  Refuse("attend-c2", ops::Attend{.q = Param({kF16, {T, 64}}), .k = x, .v = x});
+  Refuse("attend-c3", ops::Attend{.q = x, .k = x, .v = Param({DType::kF64, {T, 64}})});
+  Refuse("attend-c4", ops::Attend{.q = x, .k = k, .v = v});
+  Refuse("attend-c5", ops::Attend{.q = q, .k = k, .v = F({3, P + T, 64})});
+  Refuse("attend-c6", ops::Attend{.q = q, .k = v, .v = v});
+  Refuse("attend-c7", ops::Attend{.q = q, .k = k, .v = F({4, T, 64})});
+  Refuse("attend-c8", ops::Attend{.q = x, .k = x, .v = F({T, T})});
+  Refuse("attend-c8", ops::Attend{.q = F({T, 4097}), .k = F({9, 4097}), .v = F({9, 8})});
+  Refuse("attend-c9", ops::Attend{.q = q, .k = k, .v = v, .mask = Param({kBool, {T, T}})});
+  Refuse("attend-c9", ops::Attend{.q = q, .k = k, .v = v, .mask = Param({kBool, {9, 4, 3, T, P + T}})});
+}
+
 TEST_F(InferTest, Gemm) {
   const ValueId x = F({T, 64}), w = F({64, 9}), wt = F({9, 64});
   EXPECT_EQ(Accept(ops::Gemm{.a = x, .b = w}), (Type{kF32, {T, 9}}));

@@ -53,6 +53,7 @@ const absl::flat_hash_map<std::string, Instance>& Instances() {
       {"loop",
        {{"f32[A,B,D]", "f32[C,D]"}, "{over=\"i j k\", slices=[\"i j .\", \"k .\"]}", {"f32[A,B,C]"}, "@dot", "", kDot}},
       {"gemm", {{"f32[A,B,C]", "f32[A,D,C]"}, "{trans_b=true}", {"f32[A,B,D]"}}},
+      {"attend", {{"f32[A,B,C,D]", "f32[A,3,D]", "f32[A,1,3,B]", "bool[C,3]"}, "{scale=0.5}", {"f32[A,B,C,B]"}}},
       {"heads", {{"f32[A,B*C*D+2]"}, "{first=1, groups=B}", {"f32[B,C,A,D]"}}},
       {"slice", {{"f32[A,B+2]"}, "{axis=1, first=1, len=B}", {"f32[A,B]"}}},
       {"reshape", {{"f32[A,B]"}, "", {"f32[B*A]"}}},

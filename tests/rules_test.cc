@@ -21,14 +21,27 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// The shape of a free name: that of all rows, one row, or (of masks) the last two axes.
-enum class Shape : uint8_t { kFull, kRow, kLastTwo };
+// The shape of a free name: that of all rows, one row, (of masks) the last two axes, or (of keys and values) without
+// the last batch axes, which share them.
+enum class Shape : uint8_t { kFull, kRow, kLastTwo, kShared };
+
+// What a free name is to attention: nothing, keys [..,S,D], values [..,S,E] or a mask [..,T,S].
+enum class Role : uint8_t { kNone, kKeys, kValues, kMask };
+
+bool IsAttention(const ParsedRule::Line& line) { return line.kind == OpKind::kGemm || line.kind == OpKind::kAttend; }
 
 // Makes the left side of a rule a graph @main, with a parameter for each free name, in order.
 class Instance {
  public:
   Instance(const ParsedRule& rule, uint32_t seed) : rule_(rule), random_(seed) {
-    const int64_t rank = 1 + Below(4);
+    int64_t least = 1;
+    for (const ParsedRule::Line& line : rule.left) {
+      if (IsAttention(line)) least = std::max<int64_t>(least, 2);
+      if (line.kind == OpKind::kRepeat) repeated_ = static_cast<int64_t>(line.attributes[0].factors[0].number);
+    }
+    if (repeated_ >= 0) least = repeated_ + 3;
+    const int64_t rank = least + Below(5 - least);
+    positions_ = 1 + Below(6), width_ = 1 + Below(6);
     for (int64_t i = 0; i < rank; ++i) sizes_.push_back(1 + Below(i + 1 == rank ? 8 : 4));
     symbolic_ = Coin();  // the rows are T
     module = std::make_unique<Module>("rule");
@@ -45,9 +58,9 @@ class Instance {
     size_t free = 0;
     for (size_t i = 0; i < rule_.values.size(); ++i) {
       if (rule_.maker[i] >= 0) continue;
-      values_[i] = graph_->AddParam(
-          rule_.values[i], {IsMask(static_cast<int>(i)) ? DType::kBool : DType::kF32, Slice(dims_, shapes[free])});
-      AddArgument(shapes[free++]);
+      values_[i] = graph_->AddParam(rule_.values[i], {IsMask(static_cast<int>(i)) ? DType::kBool : DType::kF32,
+                                                      ShapeOf(dims_, static_cast<int>(i), shapes[free])});
+      AddArgument(ShapeOf(sizes_, static_cast<int>(i), shapes[free++]));
     }
     for (const ParsedRule::Line& line : rule_.left) SINTER_RETURN_IF_ERROR(AddLine(line));
     graph_->SetResults({values_[static_cast<size_t>(rule_.left.back().result)]});
@@ -63,6 +76,20 @@ class Instance {
     return false;
   }
 
+  Role RoleOf(int value) const {
+    const bool attention = std::any_of(rule_.left.begin(), rule_.left.end(), IsAttention);
+    if (IsMask(value)) return attention ? Role::kMask : Role::kNone;
+    for (const ParsedRule::Line& line : rule_.left) {
+      for (size_t i = 0; i < line.operands.size(); ++i) {
+        if (line.operands[i].value != value) continue;
+        if (!IsAttention(line)) return line.kind == OpKind::kSoftmax ? Role::kNone : RoleOf(line.result);
+        const bool keys = line.kind == OpKind::kAttend || !line.attributes.empty();  // trans_b
+        return i == 0 ? Role::kNone : keys && i == 1 ? Role::kKeys : Role::kValues;
+      }
+    }
+    return Role::kNone;
+  }
+
   std::unique_ptr<Module> module;
   std::vector<Tensor> args;
 
@@ -70,21 +97,36 @@ class Instance {
   int64_t Below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
   bool Coin() { return Below(2) == 0; }
 
+  bool IsRepeated(int value) const {
+    return std::any_of(rule_.left.begin(), rule_.left.end(), [&](const ParsedRule::Line& line) {
+      return line.kind == OpKind::kRepeat && line.operands[0].value == value;
+    });
+  }
+
   template <typename T>
-  static T Slice(const T& dims, Shape shape) {
+  T ShapeOf(T dims, int value, Shape shape) const {
+    const Role role = RoleOf(value);
+    if (role == Role::kMask) dims.back() = positions_;
+    if (role == Role::kKeys || role == Role::kValues) dims[dims.size() - 2] = positions_;
+    if (role == Role::kValues) dims.back() = width_;
+    if (IsRepeated(value)) dims[static_cast<size_t>(repeated_)] = 1;
+    if (shape == Shape::kShared) {
+      const auto batch = static_cast<int64_t>(dims.size()) - 2;
+      dims.erase(dims.begin() + batch / 2, dims.begin() + batch);
+      return dims;
+    }
     const auto kept = static_cast<int64_t>(shape == Shape::kRow ? 1 : shape == Shape::kLastTwo ? 2 : dims.size());
     return T(dims.end() - std::min<int64_t>(kept, static_cast<int64_t>(dims.size())), dims.end());
   }
 
   // Of a mask, the first position of each row is seen.
-  void AddArgument(Shape shape) {
+  void AddArgument(std::vector<int64_t> dims) {
     const bool mask = graph_->type(graph_->params().back()).dtype == DType::kBool;
-    Tensor tensor = Tensor::Zeros(mask ? DType::kBool : DType::kF32, Slice(sizes_, shape));
+    Tensor tensor = Tensor::Zeros(mask ? DType::kBool : DType::kF32, std::move(dims));
     for (size_t i = 0; i < tensor.values.size(); ++i) {
       const double number = std::ldexp(static_cast<double>(random_()), -30) - 2;
-      tensor.values[i] = !mask                                                   ? static_cast<float>(number)
-                         : i % static_cast<size_t>(sizes_.back()) == 0 || Coin() ? 1
-                                                                                 : 0;
+      const bool first = i % static_cast<size_t>(tensor.dims.back()) == 0;
+      tensor.values[i] = !mask ? static_cast<float>(number) : first || Coin() ? 1 : 0;
     }
     args.push_back(std::move(tensor));
   }
@@ -118,6 +160,8 @@ class Instance {
       const double number = factor.scalar < 0 ? factor.number : scalars_[static_cast<size_t>(factor.scalar)];
       if (auto* real = std::get_if<double>(&attr)) *real = number;
       if (auto* integer = std::get_if<int64_t>(&attr)) *integer = static_cast<int64_t>(number);
+      if (auto* truth = std::get_if<bool>(&attr)) *truth = number != 0;
+      if (def.attrs[attribute.index].name == "times") attr = sizes_[static_cast<size_t>(repeated_)];
       if (def.attrs[attribute.index].name == "axis" && number == -1 && Coin()) {
         attr = graph_->type(fields.operands[0]).rank() - 1;
       }
@@ -130,6 +174,7 @@ class Instance {
   const ParsedRule& rule_;
   std::mt19937 random_;
   bool symbolic_ = false;
+  int64_t repeated_ = -1, positions_ = 1, width_ = 1;  // the axis of a repeat; S; E
   std::vector<int64_t> sizes_;
   Dims dims_;
   Graph* graph_ = nullptr;
@@ -198,7 +243,10 @@ TEST(Rules, EachMeansTheSameOnBothSides) {
       std::vector<std::vector<Shape>> assignments = {{}};
       for (size_t i = 0; i < parsed->values.size(); ++i) {
         if (parsed->maker[i] >= 0) continue;
-        const Shape other = probe.IsMask(static_cast<int>(i)) ? Shape::kLastTwo : Shape::kRow;
+        const Role role = probe.RoleOf(static_cast<int>(i));
+        const Shape other = probe.IsMask(static_cast<int>(i))              ? Shape::kLastTwo
+                            : role == Role::kKeys || role == Role::kValues ? Shape::kShared
+                                                                           : Shape::kRow;
         std::vector<std::vector<Shape>> longer;
         for (const auto& shapes : assignments) {
           for (Shape shape : {Shape::kFull, other}) {
