@@ -73,7 +73,7 @@ absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
   if (part.attend) EmitAttend(*part.attend, b);
   if (!part.gemm) return absl::OkStatus();
   SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(part.tiles, b.target()));
-  // outer and gemv differ in how many rows they take, dot in the axis along which B must be contiguous.
+  // outer, gemv and few differ in how many rows they take, dot in the axis along which B must be contiguous.
   if ((tile.shape == TileShape::kDot) != (part.gemm->shape == TileShape::kDot)) {
     return absl::InvalidArgumentError(absl::StrCat("@", part.body->name(), ": a tile of shape ",
                                                    TileShapeName(tile.shape), " for a product of shape ",

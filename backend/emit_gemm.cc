@@ -47,9 +47,14 @@ class GemmEmitter {
       const bool ragged = tile_.shape != TileShape::kDot && !(b_.IsConst(n_, &all) && all % narrow == 0);
       Steps(columns, {tile_.columns, narrow}, ragged, [&](Int n, int width, bool masked) {
         const Int left = b_.Sub(columns, n);
-        Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) {
+        const auto tile = [&](Int m, int height) {
           TileAt(b_.Add(m0, m), b_.Add(n0, n), height, width, masked ? &left : nullptr);
-        });
+        };
+        if (tile_.shape == TileShape::kFew) {
+          b_.For(b_.Const(0), rows, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
+        } else {
+          Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) { tile(m, height); });
+        }
       });
     });
   }
@@ -102,7 +107,7 @@ class GemmEmitter {
     // Both matrices are walked by pointers; what a row of A or a vector of B is away from them does not change along k.
     Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_)), panel = PanelAt(n);
     std::vector<Int> rows, lanes;
-    for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(b_.Const(r), am_));
+    for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(RowOfTile(m, r), am_));
     for (int v = 0; v < vectors; ++v) lanes.push_back(LaneOfPanel(v * b_.lanes()));
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&a);
@@ -121,9 +126,22 @@ class GemmEmitter {
     });
     if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
     for (int r = 0; r < height; ++r) {
-      for (int v = 0; v < vectors; ++v)
-        StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
+      const auto store = [&] {
+        for (int v = 0; v < vectors; ++v)
+          StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
+      };
+      if (tile_.shape == TileShape::kFew && r > 0) {
+        b_.If(b_.Less(b_.Add(m, b_.Const(r)), m_), store);
+      } else {
+        store();
+      }
     }
+  }
+
+  // Row r of a tile at m; in a tile of few rows one past the matrix is its last.
+  Int RowOfTile(Int m, int r) {
+    if (tile_.shape != TileShape::kFew) return b_.Const(r);
+    return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_, b_.Const(1)), m));
   }
 
   std::vector<Vec> InitC(int count) { return std::vector<Vec>(static_cast<size_t>(count), b_.Splat(0.0)); }

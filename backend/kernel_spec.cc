@@ -382,7 +382,8 @@ class SpecBuilder {
     }
     const bool row_of_b = packed || spec.b.strides[batch + 1].is_one();
     if (row_of_b) {
-      spec.shape = spec.m.is_one() ? TileShape::kGemv : TileShape::kOuter;
+      const bool few = packed && body_.module().dims.Max(spec.m) <= kFewRows;
+      spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
     } else if (spec.b.strides[batch].is_one() && spec.a.strides[batch + 1].is_one()) {
       spec.shape = TileShape::kDot;
     } else {

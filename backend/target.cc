@@ -17,7 +17,7 @@ struct TileRow {
   Tile tile;
 };
 
-constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, dot = TileShape::kDot;
+constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew, dot = TileShape::kDot;
 constexpr TileRow kTiles[] = {
 #define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
 #include "backend/tiles.inc"
@@ -102,6 +102,8 @@ absl::string_view TileShapeName(TileShape shape) {
       return "outer";
     case TileShape::kGemv:
       return "gemv";
+    case TileShape::kFew:
+      return "few";
     case TileShape::kDot:
       return "dot";
   }
@@ -121,7 +123,7 @@ std::string TileText(const Target& target, const Tile& tile) {
 
 absl::StatusOr<Tile> ParseTile(absl::Span<const std::string> tiles, const Target& target) {
   for (const std::string& text : tiles) {
-    for (TileShape shape : {TileShape::kOuter, TileShape::kGemv, TileShape::kDot}) {
+    for (TileShape shape : {TileShape::kOuter, TileShape::kGemv, TileShape::kFew, TileShape::kDot}) {
       const Tile tile = TileFor(target, shape);
       if (text == TileText(target, tile)) return tile;
     }

@@ -33,7 +33,9 @@ absl::StatusOr<std::vector<const Target*>> ParseTargets(absl::string_view text);
 absl::StatusOr<const Target*> NativeTarget();
 bool HostRuns(const Target& target);
 
-enum class TileShape : uint8_t { kOuter, kGemv, kDot };
+enum class TileShape : uint8_t { kOuter, kGemv, kFew, kDot };
+// The most rows for which a product takes the tile few.
+inline constexpr int64_t kFewRows = 8;
 absl::string_view TileShapeName(TileShape shape);
 
 struct Tile {

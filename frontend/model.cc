@@ -69,9 +69,13 @@ std::string ModuleName(std::string name) {
 absl::Status ChooseSizes(const ImportOptions& options, Model& model) {
   const int64_t trained = model.config.trained_context;
   model.context = options.context == 0 ? std::min(trained, kDefaultContext) : options.context;
-  if (model.context < 1 || model.context > trained) {
-    return absl::OutOfRangeError(absl::StrCat("the context must be 1 to ", trained, ", the positions that ", model.name,
-                                              " was trained for; found ", model.context));
+  // Rope goes on past what it was trained for, with what result the user must judge; a table of positions ends.
+  const bool learned = model.config.architecture->positions == Positions::kLearned;
+  const int64_t most = learned ? trained : std::max(trained, kMostContext);
+  if (model.context < 1 || model.context > most) {
+    return absl::OutOfRangeError(absl::StrCat("the context must be 1 to ", most, learned ? ", the positions that " : "",
+                                              learned ? absl::StrCat(model.name, " was trained for") : "", "; found ",
+                                              model.context));
   }
   if (options.chunk < 1)
     return absl::OutOfRangeError(absl::StrCat("the chunk must be 1 or more; found ", options.chunk));

@@ -20,7 +20,7 @@ namespace sinter {
 
 struct TransformerOptions {
   std::string module_name;
-  int64_t context = 0;  // 1 .. config.trained_context
+  int64_t context = 0;  // 1 .. config.trained_context; with rope also more
   int64_t chunk = 0;    // 1 .. context
   DType kv = DType::kF32;
 };

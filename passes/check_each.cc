@@ -246,6 +246,7 @@ DimValues DimsFor(const Graph& before, const std::vector<Tensor>& args, DimValue
       }
     }
   }
+  dims.Resize(before.module().dims.symbols().size());  // those that the pass added come last
   return dims;
 }
 

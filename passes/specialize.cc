@@ -1,7 +1,9 @@
-// specialize: beside an entry NAME for any number of tokens, an entry NAME.1 for one, over the same weights.
+// specialize: beside an entry NAME for any number of tokens, an entry NAME.1 for one and, where the weights are more
+// than caches hold, NAME.8 for 2 to 8, all over the same weights.
 //
 // T is the number of tokens in a step and L the number of rows whose logits are wanted; decoding has T = L = 1, and
-// with numbers in their place products become products with a vector.
+// with numbers in their place products become products with a vector. A few tokens (a short prompt, several guesses at
+// once) cost what reading the weights costs, if the weights are read once for all of them.
 #include <algorithm>
 #include <string>
 
@@ -12,39 +14,91 @@
 namespace sinter {
 namespace {
 
-bool Mentions(const Graph& graph, DimId symbol) {
-  for (ValueId param : graph.params()) {
-    for (const DimExpr& dim : graph.type(param).dims) {
-      for (const DimExpr::Term& term : dim.terms()) {
-        if (std::find(term.symbols.begin(), term.symbols.end(), symbol) != term.symbols.end()) return true;
-      }
-    }
+// Weights of an entry from which reading them, not computing with them, takes the time of a few tokens.
+constexpr int64_t kStreamedBytes = int64_t{32} << 20;
+
+bool Mentions(const Dims& dims, DimId symbol) {
+  return std::any_of(dims.begin(), dims.end(), [&](const DimExpr& dim) {
+    return std::any_of(dim.terms().begin(), dim.terms().end(), [&](const DimExpr::Term& term) {
+      return std::find(term.symbols.begin(), term.symbols.end(), symbol) != term.symbols.end();
+    });
+  });
+}
+
+bool TakesTokens(const Graph& graph, DimId tokens) {
+  return std::any_of(graph.params().begin(), graph.params().end(),
+                     [&](ValueId param) { return Mentions(graph.type(param).dims, tokens); });
+}
+
+bool StreamsWeights(const Graph& graph) {
+  int64_t bytes = 0;
+  for (OpId op : graph.order()) {
+    if (graph.op(op).kind() != OpKind::kWeight) continue;
+    const auto size = MaxBytes(graph.type(graph.op(op).results[0]), graph.module().dims);
+    if (!size.ok() || *size >= kStreamedBytes - bytes) return true;
+    bytes += *size;
   }
   return false;
+}
+
+// T and L as other symbols, T in 2..8 and L up to 8, with the bounds of the old ones; None when T cannot be in 2..8.
+absl::StatusOr<std::optional<IdMap<DimId, DimExpr>>> FewTokens(Module& module) {
+  IdMap<DimId, DimExpr> by;
+  const std::vector<DimBound> bounds(module.dims.bounds().begin(), module.dims.bounds().end());
+  const uint32_t count = module.dims.symbols().size();
+  for (uint32_t i = 0; i < count; ++i) {
+    const DimSymbol symbol = module.dims.symbols()[DimId{i}];
+    if (symbol.name != "T" && symbol.name != "L") {
+      by.Add(DimExpr::Symbol(DimId{i}));
+      continue;
+    }
+    const int64_t least = std::max<int64_t>(symbol.min, symbol.name == "T" ? 2 : 1);
+    const int64_t most = std::min<int64_t>(symbol.max, kFewRows);
+    const std::string name = absl::StrCat(symbol.name, kFewRows);
+    if (least > most || module.dims.Find(name).valid()) return std::nullopt;
+    SINTER_ASSIGN_OR_RETURN(const DimId few, module.dims.Add({name, least, most}));
+    by.Add(DimExpr::Symbol(few));
+  }
+  for (const DimBound& bound : bounds) {
+    const DimExpr expr = bound.expr.Substitute(by);
+    if (expr == bound.expr) continue;
+    module.dims.AddBound({expr, bound.max});
+  }
+  return by;
 }
 
 }  // namespace
 
 absl::StatusOr<bool> Specialize(Module& module, PassContext&) {
-  IdMap<DimId, DimExpr> by;
+  IdMap<DimId, DimExpr> one;
   for (uint32_t i = 0; i < module.dims.symbols().size(); ++i) {
     const DimSymbol& symbol = module.dims.symbols()[DimId{i}];
     const bool rows = symbol.name == "T" || symbol.name == "L";
     if (rows && symbol.min > 1) return false;
-    by.Add(rows ? DimExpr(1) : DimExpr::Symbol(DimId{i}));
+    one.Add(rows ? DimExpr(1) : DimExpr::Symbol(DimId{i}));
   }
   const DimId tokens = module.dims.Find("T");
   if (!tokens.valid()) return false;
-  bool changed = false;
+  std::vector<GraphId> general;
   for (GraphId id : module.entries()) {
     const Graph& graph = module.graph(id);
-    const std::string name = absl::StrCat(graph.name(), ".1");
-    if (graph.name().find('.') != std::string::npos || !Mentions(graph, tokens) || module.FindGraph(name) != nullptr)
-      continue;
-    SINTER_RETURN_IF_ERROR(CloneGraph(graph, module, name, by).status());
-    changed = true;
+    const bool done = module.FindGraph(absl::StrCat(graph.name(), ".1")) != nullptr;
+    if (graph.name().find('.') == std::string::npos && TakesTokens(graph, tokens) && !done) general.push_back(id);
   }
-  return changed;
+  for (GraphId id : general) {
+    SINTER_RETURN_IF_ERROR(
+        CloneGraph(module.graph(id), module, absl::StrCat(module.graph(id).name(), ".1"), one).status());
+  }
+  const bool streams =
+      std::any_of(general.begin(), general.end(), [&](GraphId id) { return StreamsWeights(module.graph(id)); });
+  if (!streams) return !general.empty();
+  SINTER_ASSIGN_OR_RETURN(const auto few, FewTokens(module));
+  for (GraphId id : general) {
+    if (!few || !StreamsWeights(module.graph(id))) continue;
+    const std::string name = absl::StrCat(module.graph(id).name(), ".", kFewRows);
+    SINTER_RETURN_IF_ERROR(CloneGraph(module.graph(id), module, name, *few).status());
+  }
+  return !general.empty();
 }
 
 }  // namespace sinter

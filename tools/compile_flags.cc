@@ -291,7 +291,12 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::
 }
 
 void NoteContext(const Source& source, const CompileFlags& flags) {
-  if (!source.model || flags.context != 0 || source.model->context >= source.model->config.trained_context) return;
+  if (!source.model) return;
+  if (source.model->context > source.model->config.trained_context) {
+    return Note(absl::StrCat("context ", source.model->context, " is past the ", source.model->config.trained_context,
+                             " positions that the model was trained for; text beyond them may be poor"));
+  }
+  if (flags.context != 0 || source.model->context == source.model->config.trained_context) return;
   Note(absl::StrCat("context ", source.model->context, " of the trained ", source.model->config.trained_context,
                     "; --ctx=N changes it"));
 }
