@@ -143,6 +143,7 @@ class RowEmitter {
     rows_.clear();
     limits_.clear();
     addresses_.clear();
+    kept_ = ValueId::None();
     // Addresses before the passes, so that they stay out of the inner loops.
     for (const auto& [value, access] : SortedLeaves()) addresses_[value] = AddressOf(b_, *access, index);
     std::vector<Ptr> stores;
@@ -152,7 +153,9 @@ class RowEmitter {
     while (!left.empty()) {
       std::vector<OpId> now, later;
       for (OpId id : left) (Ready(graph_.op(id).fields.operands[0]) ? now : later).push_back(id);
-      Reduce(now);
+      const ValueId kept = later.empty() ? KeptOf(now) : ValueId::None();
+      Reduce(now, kept, kept.valid() ? stores[0] : Ptr{});
+      if (kept.valid()) addresses_[kept_ = kept] = stores[0];
       left = std::move(later);
     }
     std::vector<size_t> element_stores;
@@ -212,6 +215,30 @@ class RowEmitter {
                        [this](ValueId v) { return v.valid() && IsHeavy(v); });
   }
 
+  // Whether a value takes nothing along the inner axis but `from`.
+  bool NeedsOnly(ValueId value, ValueId from) const {
+    if (value == from || rows_.contains(value)) return true;
+    const OpData* def = DefOf(value);
+    if (spec_.leaves.contains(value)) return !Varies(value);
+    if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return true;
+    return std::all_of(def->fields.operands.begin(), def->fields.operands.end(),
+                       [&](ValueId v) { return !v.valid() || NeedsOnly(v, from); });
+  }
+
+  // What the last reductions take, when it costs a polynomial and all that is stored follows from it: it is kept where
+  // the result goes, and not computed again. (Nothing else is read along the inner axis after that, so the result may
+  // lie where an operand lay.)
+  ValueId KeptOf(const std::vector<OpId>& reductions) const {
+    if (reductions.size() != 1 || spec_.stores.size() != 1) return ValueId::None();
+    const RowSpec::Store& store = spec_.stores[0];
+    const ValueId operand = graph_.op(reductions[0]).fields.operands[0];
+    if (graph_.op(reductions[0]).kind() == OpKind::kMax || IsKind(operand, OpKind::kMul)) return ValueId::None();
+    const bool plain = store.to.dtype == DType::kF32 && store.to.strides[inner_].is_one() && !store.to.gather &&
+                       graph_.type(operand).dtype == DType::kF32;
+    return plain && Varies(store.value) && IsHeavy(operand) && NeedsOnly(store.value, operand) ? operand
+                                                                                               : ValueId::None();
+  }
+
   // Whether every reduction that a value needs is done.
   bool Ready(ValueId value) const {
     if (rows_.contains(value) || spec_.leaves.contains(value)) return true;
@@ -268,7 +295,8 @@ class RowEmitter {
     }
   }
 
-  void Reduce(const std::vector<OpId>& ops) {
+  // `kept`: the operand of the one op, if it is to be stored in the row at `row`.
+  void Reduce(const std::vector<OpId>& ops, ValueId kept, Ptr row) {
     // Chains of accumulators hide the latency of additions; polynomials fill the registers by themselves.
     const bool heavy =
         std::any_of(ops.begin(), ops.end(), [this](OpId id) { return IsHeavy(graph_.op(id).fields.operands[0]); });
@@ -302,6 +330,7 @@ class RowEmitter {
           continue;
         }
         Vec x = At(operand, place).floats;
+        if (kept.valid()) b_.Store(DType::kF32, b_.Offset(row, DType::kF32, place.at), x, place.mask);
         if (place.mask != nullptr) x = b_.Select(*place.mask, x, b_.Splat(0.0));
         sum = b_.Add(sum, x);
       }
@@ -339,6 +368,9 @@ class RowEmitter {
       return Lanes::Of(b_.LanesAtMost(place.at, limits_.at(value)));
     }
     if (IsKind(value, OpKind::kRope)) return Lanes::Of(Rope(value, place));
+    if (value == kept_) {
+      return Lanes::Of(b_.Load(DType::kF32, b_.Offset(addresses_.at(value), DType::kF32, place.at), place.mask));
+    }
     if (spec_.leaves.contains(value)) return LoadLeaf(value, place);
     if (def->kind() == OpKind::kConstant) {
       const std::vector<double>& values = std::get<std::vector<double>>(def->fields.attrs[0]);
@@ -429,6 +461,7 @@ class RowEmitter {
   std::vector<OpId> reductions_;
   absl::flat_hash_map<ValueId, Ptr> addresses_;
   absl::flat_hash_map<ValueId, Lanes> rows_;  // values of the row, as splats
+  ValueId kept_ = ValueId::None();            // lies where the result goes
   absl::flat_hash_map<ValueId, Int> limits_;  // of a causal mask: the row's position
 };
 
