@@ -70,7 +70,7 @@ TEST_F(Cli, HelpListsEveryFlag) {
       {"compile",
        "-o -O --target --ctx --chunk --kv --precision --passes --disable --stop-after --print-after --dump-dir "
        "--check-each --explain --stats --time --emit"},
-      {"opt", "-o --passes --disable --stop-after --print-after --dump-dir --check-each --stats --time --list-passes"},
+      {"opt", "-o --passes --disable --stop-after --print-after --dump-dir --check-each --explain --stats --time --list-passes"},
       {"run",
        "-p -f --prompt-ids -n --temp --top-k --top-p --min-p --repeat-penalty --seed --ignore-eos -t --no-cache "
        "--print-ids --logits --perf-map --target --ctx --chunk --kv --precision -O"},
@@ -126,7 +126,7 @@ TEST_F(Cli, UsageErrors) {
       {{"compile", model, "-o", folder_ / "no/such/x.sinter"}, "cannot create"},
       {{"compile", model, "--emit=obj"}, "-o DIR"},
       {{"compile", model, "--emit=tape"}, "--emit"},
-      {{"compile", model, "--emit=sir", "--explain=fuse"}, "--explain is not there yet"},
+      {{"compile", model, "--emit=sir", "--explain=rms-nrom"}, "the nearest is rms-norm"},
       {{"opt", model}, "opt reads IR text"},
       {{"opt"}, "which module?"},
       {{"tokenize", model}, "one of -p and -f"},
