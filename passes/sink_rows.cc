@@ -52,6 +52,11 @@ std::optional<std::vector<Axis>> RowsOfOperands(const Graph& graph, const OpData
       axes[0] = trans_a ? axis + 1 : axis;
       return axes;
     }
+    case OpKind::kAttend:
+      if (axis + 2 != rank) return std::nullopt;
+      axes[0] = axis;
+      if (operands.size() > 3) axes[3] = Aligned(graph.type(operands[3]), rank, axis);
+      return axes;
     case OpKind::kHeads:
       if (axis != 2) return std::nullopt;
       axes[0] = 0;
