@@ -146,13 +146,16 @@ class Sinker {
 
   bool Stays(ValueId value, const Sunk& sunk) const {
     if (mixed_.contains(value) || graph_.IsResult(value)) return true;
+    bool wanted = false, others = false;
     for (const Use& use : graph_.value(value).uses) {
       const OpData& user = graph_.op(use.op);
       const auto at = user.results.size() == 1 ? sunk_.find(user.results[0]) : sunk_.end();
       const bool by_rows = at != sunk_.end() && at->second.operands[use.operand] == sunk.axis;
-      if (!by_rows && !(value == table_ && IsTake(use.op))) return true;
+      (by_rows || (value == table_ && IsTake(use.op)) ? wanted : others) = true;
     }
-    const auto& operands = graph_.op(graph_.value(value).def).fields.operands;
+    const OpData& op = graph_.op(graph_.value(value).def);
+    if (!wanted || (others && op.kind() != OpKind::kCausalMask)) return true;
+    const auto& operands = op.fields.operands;
     for (size_t i = 0; i < operands.size(); ++i) {
       const Axis axis = sunk.operands[i];
       if (axis && !sunk_.contains(operands[i]) && !CanTake(operands[i], *axis)) return true;
@@ -237,7 +240,7 @@ class Sinker {
       if (graph_.op(order[i]).results.size() != 1) continue;
       const ValueId value = graph_.op(order[i]).results[0];
       const auto made = made_.find(value);
-      if (made == made_.end()) continue;
+      if (made == made_.end() || graph_.UseCount(value) > 0) continue;
       const std::string name = graph_.value(value).name;
       graph_.Erase(order[i]);
       if (value != table_) graph_.Rename(made->second, name);
