@@ -35,6 +35,14 @@ void ForEachRow(const Tensor& x, F row) {
   for (int64_t begin = 0; begin < x.elems(); begin += n) row(begin, n);
 }
 
+// The result times gamma, a row of it, if there is one.
+void ScaleRows(EvalContext& ctx, ValueId gamma) {
+  if (!gamma.valid()) return;
+  Tensor& out = ctx.results[0];
+  const Broadcasted factor(ctx.tensor(gamma), out.dims);
+  for (int64_t i = 0; i < out.elems(); ++i) out.values[static_cast<size_t>(i)] *= factor[i];
+}
+
 double MeanOf(const double* x, int64_t n) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += x[i];
@@ -85,7 +93,6 @@ absl::Status Eval(const ops::Softmax& op, EvalContext& ctx) {
 absl::Status Eval(const ops::LayerNorm& op, EvalContext& ctx) {
   const Tensor& x = ctx.tensor(op.x);
   Tensor& out = ctx.results[0];
-  const Broadcasted gamma(ctx.tensor(op.gamma), x.dims);
   ForEachRow(x, [&](int64_t begin, int64_t n) {
     const double* row = x.values.data() + begin;
     const double mean = MeanOf(row, n);
@@ -93,9 +100,10 @@ absl::Status Eval(const ops::LayerNorm& op, EvalContext& ctx) {
     for (int64_t i = 0; i < n; ++i) squares += (row[i] - mean) * (row[i] - mean);
     const double deviation = std::sqrt(squares / static_cast<double>(n) + op.eps);
     for (int64_t i = begin; i < begin + n; ++i) {
-      out.values[static_cast<size_t>(i)] = (x.values[static_cast<size_t>(i)] - mean) / deviation * gamma[i];
+      out.values[static_cast<size_t>(i)] = (x.values[static_cast<size_t>(i)] - mean) / deviation;
     }
   });
+  ScaleRows(ctx, op.gamma);
   if (op.beta.valid()) {
     const Broadcasted beta(ctx.tensor(op.beta), x.dims);
     for (int64_t i = 0; i < x.elems(); ++i) out.values[static_cast<size_t>(i)] += beta[i];
@@ -106,16 +114,16 @@ absl::Status Eval(const ops::LayerNorm& op, EvalContext& ctx) {
 absl::Status Eval(const ops::RmsNorm& op, EvalContext& ctx) {
   const Tensor& x = ctx.tensor(op.x);
   Tensor& out = ctx.results[0];
-  const Broadcasted gamma(ctx.tensor(op.gamma), x.dims);
   ForEachRow(x, [&](int64_t begin, int64_t n) {
     const double* row = x.values.data() + begin;
     double squares = 0;
     for (int64_t i = 0; i < n; ++i) squares += row[i] * row[i];
     const double rms = std::sqrt(squares / static_cast<double>(n) + op.eps);
     for (int64_t i = begin; i < begin + n; ++i) {
-      out.values[static_cast<size_t>(i)] = x.values[static_cast<size_t>(i)] / rms * gamma[i];
+      out.values[static_cast<size_t>(i)] = x.values[static_cast<size_t>(i)] / rms;
     }
   });
+  ScaleRows(ctx, op.gamma);
   return absl::OkStatus();
 }
 

@@ -41,7 +41,7 @@ absl::Status Infer(const ops::Softmax& op, InferContext& ctx) {
 }
 
 absl::Status Infer(const ops::LayerNorm& op, InferContext& ctx) {
-  SINTER_RETURN_IF_ERROR(CheckRow(ctx, 1, "gamma", op.x, op.gamma));
+  if (op.gamma.valid()) SINTER_RETURN_IF_ERROR(CheckRow(ctx, 1, "gamma", op.x, op.gamma));
   if (op.beta.valid()) SINTER_RETURN_IF_ERROR(CheckRow(ctx, 2, "beta", op.x, op.beta));
   if (op.eps < 0) return Fail(ctx, 3, "expected eps >= 0; found ", op.eps);
   ctx.results.push_back(ctx.type(op.x));
@@ -49,7 +49,7 @@ absl::Status Infer(const ops::LayerNorm& op, InferContext& ctx) {
 }
 
 absl::Status Infer(const ops::RmsNorm& op, InferContext& ctx) {
-  SINTER_RETURN_IF_ERROR(CheckRow(ctx, 1, "gamma", op.x, op.gamma));
+  if (op.gamma.valid()) SINTER_RETURN_IF_ERROR(CheckRow(ctx, 1, "gamma", op.x, op.gamma));
   if (op.eps < 0) return Fail(ctx, 2, "expected eps >= 0; found ", op.eps);
   ctx.results.push_back(ctx.type(op.x));
   return absl::OkStatus();

@@ -1,8 +1,8 @@
 // canonicalize: each op in its simplest form, until nothing changes.
 //
 // Rows of kSimplifications say what the result of an op equals; constants of at most kMaxFolded elements are computed
-// by the evaluator; ops that say the same of the same operands are shared; what nobody uses is erased. Nothing touches
-// a state.
+// by the evaluator; ops that say the same of the same operands are shared; what nobody uses is erased; the rules of
+// canonical_forms.cc write what can be written in several ways in one. Nothing touches a state.
 #include <algorithm>
 
 #include "absl/base/casts.h"
@@ -87,6 +87,13 @@ absl::StatusOr<ValueId> SimplifyTranspose(Graph& graph, OpId id) {
   return graph.Add(ops::Transpose{.x = inner->x, .perm = std::move(outer.perm)}, InPlaceOf(graph, id));
 }
 
+// Of a table of one row -> the table: the one index that names a row of it is 0.
+absl::StatusOr<ValueId> SimplifyTake(Graph& graph, OpId id) {
+  const ValueId table = graph.As<ops::Take>(id)->table;
+  const Type& type = graph.type(table);
+  return type.dims[0].is_one() && type == graph.type(graph.op(id).results[0]) ? table : ValueId::None();
+}
+
 struct Row {
   OpKind kind;
   Simplification simplify;
@@ -98,6 +105,7 @@ constexpr Row kSimplifications[] = {
     {OpKind::kNeg, SimplifyNeg},         {OpKind::kConvert, SimplifySameType},
     {OpKind::kSlice, SimplifySameType},  {OpKind::kRepeat, SimplifySameType},
     {OpKind::kReshape, SimplifyReshape}, {OpKind::kTranspose, SimplifyTranspose},
+    {OpKind::kTake, SimplifyTake},
 };
 
 bool IsSmall(const Type& type) {
@@ -237,17 +245,21 @@ bool ShareCommon(Graph& graph) {
 
 }  // namespace
 
-absl::StatusOr<bool> Canonicalize(Module& module, PassContext&) {
+absl::StatusOr<bool> Canonicalize(Module& module, PassContext& context) {
   const absl::flat_hash_set<GraphId> bodies = Bodies(module);
   bool changed = false;
-  for (GraphId id : module.graphs()) {
-    Graph& graph = module.graph(id);
-    for (bool again = true; again;) {
-      SINTER_ASSIGN_OR_RETURN(again, SimplifyOps(graph));
-      again |= ShareCommon(graph);
-      again |= EraseDeadOps(graph);
-      changed |= again;
+  for (bool rewritten = true; rewritten;) {
+    for (GraphId id : module.graphs()) {
+      Graph& graph = module.graph(id);
+      for (bool again = true; again;) {
+        SINTER_ASSIGN_OR_RETURN(again, SimplifyOps(graph));
+        again |= ShareCommon(graph);
+        again |= EraseDeadOps(graph);
+        changed |= again;
+      }
     }
+    SINTER_ASSIGN_OR_RETURN(rewritten, RunRules<CanonicalForms>(module, context));
+    changed |= rewritten;
   }
   changed |= EraseUnusedBodies(module, bodies);
   return changed;

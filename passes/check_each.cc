@@ -136,14 +136,44 @@ double RandomFloat(DType dtype, double low, double high, Random& random) {
   return IsQuantized(dtype) ? value : RoundTo(dtype, value);
 }
 
-absl::StatusOr<std::vector<Tensor>> RandomArgs(const Graph& graph, const DimValues& dims) {
+// The dims of `before` when it gets arguments of the shapes in `args`: its own symbols from them, all others from
+// `dims`.
+DimValues DimsFor(const Graph& before, const std::vector<Tensor>& args, DimValues dims) {
+  for (size_t i = 0; i < args.size(); ++i) {
+    const Dims& expected = before.type(before.params()[i]).dims;
+    for (size_t axis = 0; axis < expected.size() && axis < args[i].dims.size(); ++axis) {
+      const auto& terms = expected[axis].terms();
+      if (terms.size() == 1 && terms[0].coefficient == 1 && terms[0].symbols.size() == 1) {
+        dims[terms[0].symbols[0]] = args[i].dims[axis];
+      }
+    }
+  }
+  dims.Resize(before.module().dims.symbols().size());  // those that the pass added come last
+  return dims;
+}
+
+// What both graphs want of a parameter: a pass may drop the last use of one.
+IndexRange Both(const IndexRange& a, const IndexRange& b) {
+  if (!a.indexes || !b.indexes) return {(a.indexes ? a : b).end, a.indexes || b.indexes, a.position || b.position};
+  return {std::min(a.end, b.end), true, a.position || b.position};
+}
+
+// Arguments of the shapes that `graph` has at `dims`.
+absl::StatusOr<std::vector<Tensor>> RandomArgs(const Graph& before, const Graph& graph, const DimValues& dims) {
   const DimId past = graph.module().dims.Find("P");
   std::vector<Tensor> args;
   for (ValueId param : graph.params()) {
-    const Type& type = graph.type(param);
-    SINTER_ASSIGN_OR_RETURN(Tensor tensor, ZerosOf(type, dims));
-    Random random(args.size() + 1);
-    const IndexRange range = IsInt(type.dtype) ? IndexRangeOf(graph, param, dims) : IndexRange();
+    SINTER_ASSIGN_OR_RETURN(args.emplace_back(), ZerosOf(graph.type(param), dims));
+  }
+  const DimValues dims_before = DimsFor(before, args, dims);
+  for (size_t n = 0; n < args.size(); ++n) {
+    const Type& type = graph.type(graph.params()[n]);
+    Tensor& tensor = args[n];
+    Random random(n + 1);
+    IndexRange range;
+    if (IsInt(type.dtype)) {
+      range = Both(IndexRangeOf(before, before.params()[n], dims_before), IndexRangeOf(graph, graph.params()[n], dims));
+    }
     const int64_t rows = tensor.dims.back();
     int64_t first = past.valid() ? dims[past] : 0;
     if (range.indexes) first = std::max<int64_t>(0, std::min(first, range.end - rows));
@@ -159,7 +189,6 @@ absl::StatusOr<std::vector<Tensor>> RandomArgs(const Graph& graph, const DimValu
         value = RandomFloat(type.dtype, -1, 1, random);
       }
     }
-    args.push_back(std::move(tensor));
   }
   return args;
 }
@@ -234,22 +263,6 @@ std::string FirstDifference(const Graph& before, const Graph& after, const std::
   return first;
 }
 
-// The dims of `before` when it gets arguments of the shapes in `args`: its own symbols from them, all others from
-// `dims`.
-DimValues DimsFor(const Graph& before, const std::vector<Tensor>& args, DimValues dims) {
-  for (size_t i = 0; i < args.size(); ++i) {
-    const Dims& expected = before.type(before.params()[i]).dims;
-    for (size_t axis = 0; axis < expected.size() && axis < args[i].dims.size(); ++axis) {
-      const auto& terms = expected[axis].terms();
-      if (terms.size() == 1 && terms[0].coefficient == 1 && terms[0].symbols.size() == 1) {
-        dims[terms[0].symbols[0]] = args[i].dims[axis];
-      }
-    }
-  }
-  dims.Resize(before.module().dims.symbols().size());  // those that the pass added come last
-  return dims;
-}
-
 absl::Status CompareEntries(const Graph& before, const Graph& after, const EvalOptions& options) {
   const auto wrong = [&](const auto&... parts) {
     return absl::AbortedError(absl::StrCat("@", after.name(), ": ", parts...));
@@ -258,7 +271,7 @@ absl::Status CompareEntries(const Graph& before, const Graph& after, const EvalO
     return wrong("parameters or results are not as many as before");
   }
   SINTER_ASSIGN_OR_RETURN(const DimValues dims, ChooseDims(after.module().dims));
-  SINTER_ASSIGN_OR_RETURN(const std::vector<Tensor> args, RandomArgs(after, dims));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<Tensor> args, RandomArgs(before, after, dims));
   const DimValues dims_before = DimsFor(before, args, dims), dims_after = DimsFor(after, args, dims);
   SINTER_ASSIGN_OR_RETURN(const std::vector<Tensor> expected, Evaluate(before, args, options, dims_before));
   const absl::StatusOr<std::vector<Tensor>> found = Evaluate(after, args, options, dims_after);

@@ -63,14 +63,16 @@ ValueId Expand(const ops::LayerNorm& op, Writer& w) {
   const ValueId x = w.Wide(op.x), gamma = w.Wide(op.gamma), beta = w.Wide(op.beta);
   const ValueId d = w(ops::Sub{x, w(ops::Mean{.x = x})});
   const ValueId var = w(ops::Mean{.x = w(ops::Mul{d, d})});
-  const ValueId y = w(ops::Mul{w(ops::Mul{d, w(ops::Rsqrt{w(ops::Add{var, w.Const(op.eps)})})}), gamma});
+  ValueId y = w(ops::Mul{d, w(ops::Rsqrt{w(ops::Add{var, w.Const(op.eps)})})});
+  if (gamma.valid()) y = w(ops::Mul{y, gamma});
   return beta.valid() ? w(ops::Add{y, beta}) : y;
 }
 
 ValueId Expand(const ops::RmsNorm& op, Writer& w) {
   const ValueId x = w.Wide(op.x), gamma = w.Wide(op.gamma);
   const ValueId ms = w(ops::Mean{.x = w(ops::Mul{x, x})});
-  return w(ops::Mul{w(ops::Mul{x, w(ops::Rsqrt{w(ops::Add{ms, w.Const(op.eps)})})}), gamma});
+  const ValueId y = w(ops::Mul{x, w(ops::Rsqrt{w(ops::Add{ms, w.Const(op.eps)})})});
+  return gamma.valid() ? w(ops::Mul{y, gamma}) : y;
 }
 
 ValueId Expand(const ops::Gelu& op, Writer& w) {

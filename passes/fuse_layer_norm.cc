@@ -1,26 +1,29 @@
-// fuse-layer-norm: (x - mean) / sqrt(mean((x - mean)^2) + eps) * gamma becomes one op, which an addition of beta then
-// joins. Infer sees to it that gamma and beta are one row of x.
-#include "absl/strings/str_cat.h"
+// fuse-layer-norm: (x - mean) / sqrt(mean((x - mean)^2) + eps) becomes one op, which a product with gamma and then an
+// addition of beta join. Infer sees to it that gamma and beta are one row of x.
+//
+// mean(x^2) - mean^2 is the same variance, less precise where the mean is large against the deviation: there the op is
+// the better of the two.
 #include "passes/norm_forms.h"
 #include "passes/pass.h"
 
 namespace sinter {
 
 std::vector<Rule> FuseLayerNorm() {
-  std::vector<Rule> rules;
-  for (const char* form : kNormForms) {
-    rules.push_back({"layer-norm", absl::StrCat(R"(
-      %mean = mean %x {axis=-1}
-      %d    = sub %x, %mean
-      %sq   = mul %d, %d
-      %var  = mean %sq {axis=-1}
-      %ve   = add %var, $eps
+  std::vector<Rule> rules = NormRules("layer-norm", "layer_norm", "%x",
+                                      {R"(
+      %mean   = mean %x
+      %d      = sub %x, %mean
+      %sq     = mul %d, %d
+      %narrow = mean %sq
     )",
-                                                form, R"(
-    =>
-      %y    = layer_norm %x, %gamma {eps=$eps}
-    )")});
-  }
+                                       R"(
+      %mean   = mean %x
+      %d      = sub %x, %mean
+      %xx     = mul %x, %x
+      %m2     = mean %xx
+      %mm     = mul %mean, %mean
+      %narrow = sub %m2, %mm
+    )"});
   rules.push_back({"layer-norm-beta", R"(
       %y = layer_norm %x, %gamma {eps=$eps}
       %z = add %y, %beta

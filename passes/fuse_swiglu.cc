@@ -1,4 +1,5 @@
 // fuse-swiglu: gate / (1 + exp(-gate)) * up becomes one op, wherever the division and the product by up stand.
+// (canonicalize writes x * (1/u) as x / u, and x * -1 as -x.)
 #include "absl/strings/str_cat.h"
 #include "passes/pass.h"
 
@@ -11,19 +12,8 @@ constexpr const char* kForms[] = {
       %y    = mul %silu, %up
     )",
     R"(
-      %r    = div 1, %u
-      %silu = mul %gate, %r
-      %y    = mul %silu, %up
-    )",
-    R"(
-      %r    = div 1, %u
-      %rest = mul %r, %up
+      %rest = div %up, %u
       %y    = mul %gate, %rest
-    )",
-    R"(
-      %r    = div 1, %u
-      %both = mul %gate, %up
-      %y    = mul %both, %r
     )",
     R"(
       %both = mul %gate, %up

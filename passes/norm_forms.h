@@ -1,25 +1,17 @@
-// What LayerNorm and RMSNorm share: the ways to write d / sqrt(ve) * gamma, as lines of rules that make %y of %d, %ve
-// and %gamma. %d is x - mean in the one and x in the other, %ve its mean square plus epsilon.
+// The rules that LayerNorm and RMSNorm share: d / sqrt(mean square + eps) becomes the op, which gamma and the
+// conversions around it then join.
 #pragma once
+
+#include <string>
+#include <vector>
+
+#include "passes/rule.h"
 
 namespace sinter {
 
-inline constexpr const char* kNormForms[] = {
-    R"(
-      %inv = rsqrt %ve
-      %n   = mul %d, %inv
-      %y   = mul %n, %gamma
-    )",
-    R"(
-      %inv = rsqrt %ve
-      %s   = mul %inv, %gamma
-      %y   = mul %d, %s
-    )",
-    R"(
-      %dev = sqrt %ve
-      %n   = div %d, %dev
-      %y   = mul %n, %gamma
-    )",
-};
+// `op` is the mnemonic and `x` the name of its operand; `squares` are the ways to make %narrow, the mean square of %d,
+// and, where %d is not x, %d.
+std::vector<Rule> NormRules(const std::string& name, const std::string& op, const std::string& x,
+                            const std::vector<std::string>& squares);
 
 }  // namespace sinter

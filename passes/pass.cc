@@ -5,30 +5,15 @@
 namespace sinter {
 namespace {
 
-absl::StatusOr<std::vector<ParsedRule>> ParseAll(const std::vector<Rule>& rules) {
-  std::vector<ParsedRule> parsed;
-  for (const Rule& rule : rules) {
-    SINTER_ASSIGN_OR_RETURN(parsed.emplace_back(), ParseRule(rule));
-  }
-  return parsed;
-}
-
-// Rules are read when their pass runs first.
-template <std::vector<Rule> (*Rules)()>
-absl::StatusOr<bool> RunRules(Module& module, PassContext& context) {
-  static const auto* const rules = new std::vector<Rule>(Rules());
-  static const auto* const parsed = new absl::StatusOr<std::vector<ParsedRule>>(ParseAll(*rules));
-  if (!parsed->ok()) return parsed->status();
-  return ApplyRules(**parsed, module, context.rule_counts);
-}
-
 constexpr PassInfo kPasses[] = {
 #define PASS(function, name, from, to, doc) {name, function, Stage::from, Stage::to, doc, nullptr},
 #define RULES(function, name, doc) {name, RunRules<function>, Stage::kGraph, Stage::kGraph, doc, function},
+#define PASS_WITH_RULES(function, rules, name, doc) {name, function, Stage::kGraph, Stage::kGraph, doc, rules},
 #define PIPELINE(name, text)
 #include "passes/passes.inc"
 #undef PASS
 #undef RULES
+#undef PASS_WITH_RULES
 #undef PIPELINE
 };
 
@@ -40,14 +25,24 @@ struct PipelineRow {
 constexpr PipelineRow kPipelines[] = {
 #define PASS(function, name, from, to, doc)
 #define RULES(function, name, doc)
+#define PASS_WITH_RULES(function, rules, name, doc)
 #define PIPELINE(name, text) {#name, text},
 #include "passes/passes.inc"
 #undef PASS
 #undef RULES
+#undef PASS_WITH_RULES
 #undef PIPELINE
 };
 
 }  // namespace
+
+absl::StatusOr<std::vector<ParsedRule>> ParseRules(const std::vector<Rule>& rules) {
+  std::vector<ParsedRule> parsed;
+  for (const Rule& rule : rules) {
+    SINTER_ASSIGN_OR_RETURN(parsed.emplace_back(), ParseRule(rule));
+  }
+  return parsed;
+}
 
 absl::Span<const PassInfo> AllPasses() { return kPasses; }
 

@@ -32,16 +32,31 @@ struct PassInfo {
   PassFunction run;
   Stage from, to;
   absl::string_view doc;
-  std::vector<Rule> (*rules)();  // of a pass that is a list of rules; else null
+  std::vector<Rule> (*rules)();  // that the pass applies; null: none
 };
 
 #define PASS(function, name, from, to, doc) absl::StatusOr<bool> function(Module& module, PassContext& context);
 #define RULES(function, name, doc) std::vector<Rule> function();
+#define PASS_WITH_RULES(function, rules, name, doc)                    \
+  absl::StatusOr<bool> function(Module& module, PassContext& context); \
+  std::vector<Rule> rules();
 #define PIPELINE(name, text)
 #include "passes/passes.inc"
 #undef PASS
 #undef RULES
+#undef PASS_WITH_RULES
 #undef PIPELINE
+
+absl::StatusOr<std::vector<ParsedRule>> ParseRules(const std::vector<Rule>& rules);
+
+// Applies the rules that a function returns; they are read once.
+template <std::vector<Rule> (*Rules)()>
+absl::StatusOr<bool> RunRules(Module& module, PassContext& context) {
+  static const auto* const rules = new std::vector<Rule>(Rules());
+  static const auto* const parsed = new absl::StatusOr<std::vector<ParsedRule>>(ParseRules(*rules));
+  if (!parsed->ok()) return parsed->status();
+  return ApplyRules(**parsed, module, context.rule_counts);
+}
 
 absl::Span<const PassInfo> AllPasses();
 const PassInfo* FindPass(absl::string_view name);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "ir/diag.h"
+#include "passes/explain.h"
 #include "passes/instruments.h"
 
 namespace sinter {
@@ -130,6 +131,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPipeline(Module& module, absl::Span<c
   SINTER_ASSIGN_OR_RETURN(const std::vector<const PassInfo*> chosen, Chosen(passes, options));
   const std::string& print = options.print_after;
   if (!print.empty() && print != "all" && print != "changed" && FindPass(print) == nullptr) return UnknownPass(print);
+  if (!options.explain.empty()) SINTER_RETURN_IF_ERROR(CheckExplained(options.explain));
 
   Instruments instruments(options);
   SINTER_RETURN_IF_ERROR(instruments.Start(module));
@@ -154,6 +156,9 @@ absl::StatusOr<std::vector<PassRecord>> RunPipeline(Module& module, absl::Span<c
     record.ops_after = OpCount(module);
     record.rules = std::move(context.rule_counts);
     record.notes = std::move(context.notes);
+    if (!options.explain.empty()) {
+      SINTER_ASSIGN_OR_RETURN(record.explanation, Explain(options.explain, *pass, record.rules, module));
+    }
     records.push_back(record);
     SINTER_RETURN_IF_ERROR(instruments.Show(*pass, static_cast<int>(records.size()), *changed, module));
   }
@@ -171,7 +176,8 @@ std::string FormatRecords(absl::Span<const PassRecord> records, bool time, bool 
     if (time) absl::StrAppendFormat(&text, " %12.3f", record.milliseconds);
     if (stats) {
       for (const RuleCount& rule : record.rules) {
-        absl::StrAppendFormat(&text, "\n  rule %-23s %12d tried %6d matched", rule.rule, rule.tried, rule.matched);
+        absl::StrAppendFormat(&text, "\n  rule %-23s %12d tried %6d matched %9.3f ms", rule.rule, rule.tried,
+                              rule.matched, rule.milliseconds);
       }
       for (const std::string& note : record.notes) absl::StrAppend(&text, "\n  ", note);
     }

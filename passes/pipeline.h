@@ -27,6 +27,7 @@ struct PipelineOptions {
   std::string stop_after;            // PASS or PASS:n; "" runs all
   std::string print_after;           // "", "changed", "all" or a pass; printed to `out`
   std::string dump_dir;  // "" for none: 000.import.sir always, NNN.PASS.sir for each pass that changed something
+  std::string explain;   // a rule, or a pass that has rules: see PassRecord::explanation
   bool verify_each = true;
   bool check_each = false;                     // the evaluator before and after each pass on random inputs
   bool check_changed = false;                  // a hash proves that "changed" is true
@@ -42,8 +43,9 @@ struct PassRecord {
   bool changed = false;
   double milliseconds = 0;
   int64_t ops_before = 0, ops_after = 0;  // of the entries
-  std::vector<RuleCount> rules = {};      // how often each rule was tried and matched
+  std::vector<RuleCount> rules = {};      // how often each rule was tried and matched, and how long that took
   std::vector<std::string> notes = {};    // what else the pass has to say
+  std::string explanation = {};           // of those rules that PipelineOptions::explain means
 };
 
 // Runs the passes in order; a disabled pass that would advance the stage is refused before anything runs. kAborted:

@@ -1,217 +1,192 @@
 #include "passes/rule.h"
 
 #include <algorithm>
-#include <cmath>
+#include <chrono>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "ir/infer.h"
+#include "ir/text.h"
+#include "passes/rule_match.h"
 
 namespace sinter {
 namespace {
 
-bool Same(double pattern, double found) {
-  return pattern == found || (std::isfinite(pattern) && std::abs(found - pattern) <= 1e-6 * std::abs(pattern));
-}
+using Line = ParsedRule::Line;
 
-// The element that all elements of a constant have, as its type holds it; f32 and wider as written.
-std::optional<double> SplatOf(const Graph& graph, ValueId value) {
-  const auto constant = graph.DefAs<ops::Constant>(value);
-  if (!constant || constant->values.empty()) return std::nullopt;
-  const double first = constant->values[0];
-  if (std::any_of(constant->values.begin(), constant->values.end(), [&](double v) { return v != first; })) {
-    return std::nullopt;
-  }
-  const DType dtype = graph.type(value).dtype;
-  return ElemBytes(dtype, 1) < 4 ? RoundTo(dtype, first) : first;
-}
-
-double ValueOf(const ParsedRule::Attribute& attribute, const RuleMatch& match) {
-  double product = 1;
-  for (const ParsedRule::Factor& factor : attribute.factors) {
-    const double number = factor.scalar < 0 ? factor.number : *match.scalars[static_cast<size_t>(factor.scalar)];
-    product = factor.divides ? product / number : product * number;
-  }
-  return product;
-}
-
-// An attribute that is a real, an integer, or true (1) or false (0).
-double NumberOf(const Attr& attr) {
-  if (const auto* real = std::get_if<double>(&attr)) return *real;
-  const auto* truth = std::get_if<bool>(&attr);
-  return truth != nullptr ? static_cast<double>(*truth) : static_cast<double>(std::get<int64_t>(attr));
-}
-
-class Matcher {
+// One match on its way to be rewritten. The graph is as it was when Apply refuses.
+class Rewrite {
  public:
-  Matcher(const Graph& graph, const ParsedRule& rule) : graph_(graph), rule_(rule) {}
+  Rewrite(Graph& graph, const RuleMatch& match, OpId root)
+      : graph_(graph), match_(match), rule_(match.rule), root_(root), values_(match.values) {}
 
-  std::optional<RuleMatch> Match(OpId root) {
-    RuleMatch match{rule_, std::vector<ValueId>(rule_.values.size()),
-                    std::vector<std::optional<double>>(rule_.scalars.size())};
-    const ParsedRule::Operand goal{.value = rule_.right.result};
-    if (!Solve({{&goal, graph_.op(root).results[0]}}, match)) return std::nullopt;
-    return match;
+  // kFailedPrecondition: why not.
+  absl::StatusOr<OpId> Apply() {
+    SINTER_RETURN_IF_ERROR(CollectMatched());
+    const absl::Status made = AddRight();
+    if (!made.ok()) {
+      for (auto op = added_.rbegin(); op != added_.rend(); ++op) graph_.Erase(*op);
+      return made;
+    }
+    const ValueId result = graph_.op(root_).results[0];
+    const std::string name = graph_.value(result).name;
+    const OpId replacement = added_.back();
+    graph_.ReplaceUses(result, graph_.op(replacement).results[0]);
+    for (auto op = matched_.rbegin(); op != matched_.rend(); ++op) EraseUnused(*op);
+    graph_.Rename(graph_.op(replacement).results[0], name);
+    for (const auto& [value, old] : renames_) graph_.Rename(value, old);
+    return replacement;
   }
 
  private:
-  struct Goal {
-    const ParsedRule::Operand* pattern;
-    ValueId value;
-  };
+  static absl::Status No(const auto&... why) { return absl::FailedPreconditionError(absl::StrCat(why...)); }
 
-  // Solves the goals from the last one on. `match` is left as it was solved, or in any state when it was not.
-  bool Solve(std::vector<Goal> goals, RuleMatch& match) const {
-    while (!goals.empty()) {
-      const auto [pattern, value] = goals.back();
-      goals.pop_back();
-      if (pattern->value < 0) {
-        const std::optional<double> splat = SplatOf(graph_, value);
-        if (!splat || !BindNumber(pattern->scalar, pattern->number, *splat, match)) return false;
+  std::string Show(OpId op) const { return PrintOp(graph_, op); }
+
+  // The ops of the left side, the root last, when no value between them is used elsewhere, by the new ops included.
+  absl::Status CollectMatched() {
+    std::vector<bool> shared;
+    for (const Line& line : rule_.left) {
+      const OpId op = graph_.value(match_.values[static_cast<size_t>(line.result)]).def;
+      if (std::find(matched_.begin(), matched_.end(), op) != matched_.end()) continue;
+      matched_.push_back(op);
+      shared.push_back(line.shared);
+    }
+    for (size_t i = 0; i < rule_.left_values; ++i) {
+      const OpId def = graph_.value(match_.values[i]).def;
+      if (rule_.maker[i] < 0 && std::find(matched_.begin(), matched_.end(), def) != matched_.end()) {
+        return No("%", rule_.values[i], " is a value of the match itself: ", Show(def));
+      }
+    }
+    for (size_t i = 0; i + 1 < matched_.size(); ++i) {
+      if (shared[i]) continue;
+      const ValueId value = graph_.op(matched_[i]).results[0];
+      for (const Use& use : graph_.value(value).uses) {
+        if (std::find(matched_.begin(), matched_.end(), use.op) != matched_.end()) continue;
+        return No("%", graph_.value(value).name, " has another user: ", Show(use.op));
+      }
+      if (graph_.IsResult(value)) return No("%", graph_.value(value).name, " is a result of @", graph_.name());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<ValueId> Constant(double number) {
+    AddOptions options;
+    options.before = root_;
+    options.declared = {Type{graph_.type(graph_.op(root_).results[0]).dtype, {1}}};
+    SINTER_ASSIGN_OR_RETURN(const OpId op, Add(Pack(ops::Constant{.values = {number}}), std::move(options)));
+    return graph_.op(op).results[0];
+  }
+
+  absl::StatusOr<OpId> Add(OpFields fields, AddOptions options) {
+    const absl::StatusOr<OpId> op = graph_.AddFields(std::move(fields), std::move(options));
+    if (!op.ok()) return No("the new op is refused: ", op.status().message());
+    added_.push_back(*op);
+    return *op;
+  }
+
+  absl::StatusOr<OpFields> Fields(const Line& line) {
+    OpFields fields{line.kind, {}, {}};
+    for (const ParsedRule::Operand& operand : line.operands) {
+      if (operand.value >= 0) {
+        fields.operands.push_back(values_[static_cast<size_t>(operand.value)]);
         continue;
       }
-      ValueId& bound = match.values[static_cast<size_t>(pattern->value)];
-      if (bound.valid() && bound != value) return false;
-      if (bound.valid()) continue;
-      bound = value;
-      const int maker = rule_.maker[static_cast<size_t>(pattern->value)];
-      if (maker < 0) continue;
-      const ParsedRule::Line& line = rule_.left[static_cast<size_t>(maker)];
-      const OpId def = graph_.value(value).def;
-      if (!def.valid() || !IsLike(line, graph_.op(def), match)) return false;
-      const auto& operands = graph_.op(def).fields.operands;
-      if (graph_.op(def).def().Has(kCommutative) && operands[0] != operands[1]) {
-        std::vector<Goal> exchanged = goals;
-        exchanged.push_back({&line.operands[0], operands[1]});
-        exchanged.push_back({&line.operands[1], operands[0]});
-        RuleMatch attempt = match;
-        if (Solve(std::move(exchanged), attempt)) {
-          match.values = std::move(attempt.values);
-          match.scalars = std::move(attempt.scalars);
-          return true;
-        }
-      }
-      for (size_t i = 0; i < operands.size(); ++i) goals.push_back({&line.operands[i], operands[i]});
+      SINTER_ASSIGN_OR_RETURN(fields.operands.emplace_back(), Constant(ValueOf(operand.number, match_)));
     }
-    return true;
-  }
-
-  static bool BindNumber(int scalar, double number, double found, RuleMatch& match) {
-    if (scalar < 0) return Same(number, found);
-    std::optional<double>& bound = match.scalars[static_cast<size_t>(scalar)];
-    if (bound) return *bound == found;
-    bound = found;
-    return true;
-  }
-
-  // Kind, number of operands and attributes; binds the attributes that have names.
-  bool IsLike(const ParsedRule::Line& line, const OpData& op, RuleMatch& match) const {
-    if (op.kind() != line.kind || op.fields.operands.size() != line.operands.size()) return false;
-    const std::vector<AttrDef>& rows = op.def().attrs;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const Attr& found = op.fields.attrs[i];
-      const auto said = std::find_if(line.attributes.begin(), line.attributes.end(),
-                                     [&](const ParsedRule::Attribute& a) { return a.index == i; });
-      const bool is_axis = rows[i].name == "axis";
-      if (said == line.attributes.end() && !is_axis) {
-        if (found != rows[i].default_value) return false;
-      } else if (is_axis) {
-        const auto from_front = [&](double axis) {
-          return axis < 0 ? axis + static_cast<double>(graph_.type(op.fields.operands[0]).rank()) : axis;
-        };
-        const double axis = said == line.attributes.end() ? -1 : ValueOf(*said, match);
-        if (from_front(static_cast<double>(std::get<int64_t>(found))) != from_front(axis)) return false;
-      } else if (const auto* text = std::get_if<std::string>(&found)) {
-        if (*text != said->text) return false;
+    for (const AttrDef& row : Def(line.kind).attrs) fields.attrs.push_back(row.default_value);
+    for (const ParsedRule::Attribute& attribute : line.attributes) {
+      Attr& attr = fields.attrs[attribute.index];
+      const double number = ValueOf(attribute.number, match_);
+      if (std::holds_alternative<std::string>(attr)) {
+        attr = attribute.text;
+      } else if (std::holds_alternative<double>(attr)) {
+        attr = number;
+      } else if (std::holds_alternative<bool>(attr)) {
+        attr = number != 0;
       } else {
-        const double number = NumberOf(found);
-        if (!BindNumber(said->factors[0].scalar, said->factors[0].number, number, match)) return false;
+        attr = static_cast<int64_t>(number);
       }
     }
-    return true;
+    return fields;
   }
 
-  const Graph& graph_;
+  absl::Status AddRight() {
+    const Type type = graph_.type(graph_.op(root_).results[0]);
+    for (const Line& line : rule_.right) {
+      SINTER_ASSIGN_OR_RETURN(OpFields fields, Fields(line));
+      const auto result = static_cast<size_t>(line.result);
+      const bool anew = result < rule_.left_values;
+      const ValueId old = anew ? match_.values[result] : ValueId::None();
+      AddOptions options;
+      options.before = anew ? graph_.value(old).def : root_;
+      options.loc = graph_.op(options.before).loc;
+      options.names = {rule_.values[result]};
+      if (Def(line.kind).Has(kDeclared)) {
+        if (!anew) return No("%", rule_.values[result], " has no type of the left side to declare");
+        options.declared = {graph_.type(old)};
+      }
+      SINTER_ASSIGN_OR_RETURN(const OpId op, Add(std::move(fields), std::move(options)));
+      if (graph_.op(op).results.size() != 1) return No("the new op has more than one result");
+      values_[result] = graph_.op(op).results[0];
+      if (anew) renames_.emplace_back(values_[result], graph_.value(old).name);
+    }
+    renames_.pop_back();  // the root
+    const Type& found = graph_.type(values_[static_cast<size_t>(rule_.right.back().result)]);
+    if (found == type) return absl::OkStatus();
+    const DimTable& dims = graph_.module().dims;
+    return No("the new op would be ", ToString(found, dims), " where ", ToString(type, dims), " stands");
+  }
+
+  // Erases an op that nobody uses, and its constants that nobody else uses.
+  void EraseUnused(OpId op) {
+    for (ValueId result : graph_.op(op).results) {
+      if (graph_.UseCount(result) > 0) return;
+    }
+    const auto operands = graph_.op(op).fields.operands;
+    graph_.Erase(op);
+    for (ValueId operand : operands) {
+      const OpId def = graph_.value(operand).def;
+      if (def.valid() && graph_.op(def).kind() == OpKind::kConstant && !graph_.op(def).erased &&
+          graph_.UseCount(operand) == 0) {
+        graph_.Erase(def);
+      }
+    }
+  }
+
+  Graph& graph_;
+  const RuleMatch& match_;
   const ParsedRule& rule_;
+  const OpId root_;
+  std::vector<ValueId> values_;  // those of the right side, too
+  std::vector<OpId> matched_, added_;
+  std::vector<std::pair<ValueId, std::string>> renames_;
 };
 
-// The ops of the left side, the root last. Nothing when a value between them is used elsewhere, by the new op included.
-std::optional<std::vector<OpId>> MatchedOps(const Graph& graph, const RuleMatch& match) {
-  std::vector<OpId> ops;
-  for (const ParsedRule::Line& line : match.rule.left) {
-    const OpId op = graph.value(match.values[static_cast<size_t>(line.result)]).def;
-    if (std::find(ops.begin(), ops.end(), op) == ops.end()) ops.push_back(op);
-  }
-  for (size_t i = 0; i < match.values.size(); ++i) {
-    const OpId def = graph.value(match.values[i]).def;
-    if (match.rule.maker[i] < 0 && std::find(ops.begin(), ops.end(), def) != ops.end()) return std::nullopt;
-  }
-  for (size_t i = 0; i + 1 < ops.size(); ++i) {
-    const ValueId value = graph.op(ops[i]).results[0];
-    const auto outside = [&](const Use& use) { return std::find(ops.begin(), ops.end(), use.op) == ops.end(); };
-    const auto& uses = graph.value(value).uses;
-    if (std::any_of(uses.begin(), uses.end(), outside) || graph.IsResult(value)) return std::nullopt;
-  }
-  return ops;
-}
-
-// The op of the right side; nothing when Infer refuses it or gives it another type.
-std::optional<OpFields> Replacement(const Graph& graph, const RuleMatch& match, const Type& type) {
-  const ParsedRule::Line& line = match.rule.right;
-  OpData op{.fields = {line.kind, {}, {}}, .results = {}, .loc = {}};
-  for (const ParsedRule::Operand& operand : line.operands) {
-    op.fields.operands.push_back(match.values[static_cast<size_t>(operand.value)]);
-  }
-  for (const AttrDef& row : op.def().attrs) op.fields.attrs.push_back(row.default_value);
-  for (const ParsedRule::Attribute& attribute : line.attributes) {
-    Attr& attr = op.fields.attrs[attribute.index];
-    if (std::holds_alternative<std::string>(attr)) {
-      attr = attribute.text;
-    } else if (std::holds_alternative<double>(attr)) {
-      attr = ValueOf(attribute, match);
-    } else if (std::holds_alternative<bool>(attr)) {
-      attr = ValueOf(attribute, match) != 0;
-    } else {
-      attr = static_cast<int64_t>(ValueOf(attribute, match));
-    }
-  }
-  const absl::StatusOr<std::vector<Type>> types = InferOp(graph, op, {});
-  if (!types.ok() || types->size() != 1 || (*types)[0] != type) return std::nullopt;
-  return op.fields;
-}
-
-// The op that replaced `root`; None when the rule does not apply.
-absl::StatusOr<OpId> TryRule(Graph& graph, const ParsedRule& rule, OpId root) {
-  const std::optional<RuleMatch> match = Matcher(graph, rule).Match(root);
-  if (!match || (rule.rule->when != nullptr && !rule.rule->when(*match))) return OpId::None();
-  const std::optional<std::vector<OpId>> matched = MatchedOps(graph, *match);
-  const ValueId result = graph.op(root).results[0];
-  std::optional<OpFields> fields = matched ? Replacement(graph, *match, graph.type(result)) : std::nullopt;
-  if (!fields) return OpId::None();
-  AddOptions options;
-  options.before = root;
-  options.loc = graph.op(root).loc;
-  SINTER_ASSIGN_OR_RETURN(const OpId replacement, graph.AddFields(*std::move(fields), std::move(options)));
-  const std::string name = graph.value(result).name;
-  graph.ReplaceUses(result, graph.op(replacement).results[0]);
-  for (auto op = matched->rbegin(); op != matched->rend(); ++op) {
-    const auto operands = graph.op(*op).fields.operands;
-    graph.Erase(*op);
-    for (ValueId operand : operands) {
-      const OpId def = graph.value(operand).def;
-      if (graph.DefAs<ops::Constant>(operand) && !graph.op(def).erased && graph.UseCount(operand) == 0)
-        graph.Erase(def);
-    }
-  }
-  graph.Rename(graph.op(replacement).results[0], name);
-  return replacement;
+size_t IndexOf(const std::vector<std::string>& names, absl::string_view name) {
+  return static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
 }
 
 }  // namespace
 
-double RuleMatch::scalar(absl::string_view name) const {
-  const auto at = std::find(rule.scalars.begin(), rule.scalars.end(), name);
-  return *scalars[static_cast<size_t>(at - rule.scalars.begin())];
+double RuleMatch::scalar(absl::string_view name) const { return *scalars[IndexOf(rule.scalars, name)]; }
+const Type& RuleMatch::type(absl::string_view name) const { return graph.type(values[IndexOf(rule.values, name)]); }
+bool RuleMatch::is_constant(absl::string_view name) const {
+  const OpId def = graph.value(values[IndexOf(rule.values, name)]).def;
+  return def.valid() && graph.op(def).kind() == OpKind::kConstant;
+}
+
+absl::StatusOr<OpId> TryRule(Graph& graph, const ParsedRule& rule, OpId root, RuleTrace* trace) {
+  const std::optional<RuleMatch> match = MatchRule(graph, rule, root, trace);
+  if (!match) return OpId::None();
+  absl::StatusOr<OpId> replacement = absl::FailedPreconditionError("the rule's condition does not hold");
+  if (rule.rule->when == nullptr || rule.rule->when(*match)) replacement = Rewrite(graph, *match, root).Apply();
+  if (replacement.ok() || !absl::IsFailedPrecondition(replacement.status())) return replacement;
+  if (trace != nullptr && (trace->rule == nullptr || rule.left.size() > trace->lines)) {
+    *trace = {rule.left.size(), root, &rule, {}, {}, {}, std::string(replacement.status().message())};
+  }
+  return OpId::None();
 }
 
 absl::StatusOr<bool> ApplyRules(absl::Span<const ParsedRule> rules, Module& module, std::vector<RuleCount>& counts) {
@@ -227,6 +202,15 @@ absl::StatusOr<bool> ApplyRules(absl::Span<const ParsedRule> rules, Module& modu
     if (at == counts.end()) counts.push_back({.rule = rule.rule->name});
     by_root[static_cast<size_t>(rule.left.back().kind)].push_back({&rule, index});
   }
+  const auto attempt = [&](Graph& graph, const Candidate& candidate, OpId root) -> absl::StatusOr<OpId> {
+    RuleCount& count = counts[candidate.count];
+    const auto start = std::chrono::steady_clock::now();
+    const absl::StatusOr<OpId> replacement = TryRule(graph, *candidate.rule, root);
+    count.milliseconds += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    ++count.tried;
+    count.matched += replacement.ok() && replacement->valid() ? 1 : 0;
+    return replacement;
+  };
 
   bool changed = false;
   for (GraphId id : module.entries()) {
@@ -240,10 +224,8 @@ absl::StatusOr<bool> ApplyRules(absl::Span<const ParsedRule> rules, Module& modu
         for (OpId next = op; next.valid();) {
           const OpId root = std::exchange(next, OpId::None());
           for (const Candidate& candidate : by_root[static_cast<size_t>(graph.op(root).kind())]) {
-            ++counts[candidate.count].tried;
-            SINTER_ASSIGN_OR_RETURN(next, TryRule(graph, *candidate.rule, root));
+            SINTER_ASSIGN_OR_RETURN(next, attempt(graph, candidate, root));
             if (!next.valid()) continue;
-            ++counts[candidate.count].matched;
             again = changed = true;
             break;
           }

@@ -19,32 +19,20 @@ class RuleReader {
 
   absl::StatusOr<ParsedRule> Read() {
     bool right = false;
-    int right_lines = 0;
-    size_t values = 0, scalars = 0;  // of the left side
+    size_t scalars = 0;  // of the left side
     for (absl::string_view text : absl::StrSplit(out_.rule->text, '\n')) {
       text = absl::StripAsciiWhitespace(text);
       if (text.empty()) continue;
       if (text == "=>") {
+        if (right || out_.left.empty()) return Wrong(text);
         right = true;
-        values = out_.values.size(), scalars = out_.scalars.size();
+        out_.left_values = out_.values.size(), scalars = out_.scalars.size();
         continue;
       }
-      SINTER_ASSIGN_OR_RETURN(ParsedRule::Line line, ReadLine(text));
-      if (right) {
-        out_.right = std::move(line);
-        ++right_lines;
-        continue;
-      }
-      int& maker = out_.maker[static_cast<size_t>(line.result)];
-      if (maker >= 0) return Wrong(text);
-      maker = static_cast<int>(out_.left.size());
-      out_.left.push_back(std::move(line));
+      SINTER_ASSIGN_OR_RETURN(ParsedRule::Line line, right ? ReadLine(text, made_) : ReadLine(text, out_.maker));
+      (right ? out_.right : out_.left).push_back(std::move(line));
     }
-    const auto is_number = [](const ParsedRule::Operand& operand) { return operand.value < 0; };
-    const auto& operands = out_.right.operands;
-    if (out_.left.empty() || right_lines != 1 || out_.right.result != out_.left.back().result ||
-        out_.values.size() != values || out_.scalars.size() != scalars ||
-        std::any_of(operands.begin(), operands.end(), is_number)) {
+    if (out_.right.empty() || out_.right.back().result != out_.left.back().result || out_.scalars.size() != scalars) {
       return Wrong("=>");
     }
     return std::move(out_);
@@ -63,15 +51,30 @@ class RuleReader {
   int ValueOf(absl::string_view name) {
     const int index = IndexOf(out_.values, name);
     out_.maker.resize(out_.values.size(), -1);
+    made_.resize(out_.values.size(), -1);
     return index;
   }
 
-  absl::Status ReadNumber(absl::string_view text, int& scalar, double& number) {
-    if (absl::ConsumePrefix(&text, "$")) {
-      scalar = IndexOf(out_.scalars, text);
-      return absl::OkStatus();
+  // A number, $name, true or false; on the right side products and quotients of them.
+  absl::StatusOr<ParsedRule::Product> ReadProduct(absl::string_view text) {
+    ParsedRule::Product product;
+    for (bool divides = false;;) {
+      const size_t end = text.find_first_of("*/");
+      absl::string_view factor = text.substr(0, end);
+      ParsedRule::Factor& read = product.emplace_back();
+      read.divides = divides;
+      if (absl::ConsumePrefix(&factor, "$")) {
+        read.scalar = IndexOf(out_.scalars, factor);
+      } else if (factor == "true" || factor == "false") {
+        read.number = factor == "true" ? 1 : 0;
+      } else if (!absl::SimpleAtod(factor, &read.number)) {
+        return Wrong(text);
+      }
+      if (end == absl::string_view::npos) return product;
+      if (out_.left_values == 0) return Wrong(text);  // still on the left side
+      divides = text[end] == '/';
+      text.remove_prefix(end + 1);
     }
-    return absl::SimpleAtod(text, &number) ? absl::OkStatus() : Wrong(text);
   }
 
   absl::StatusOr<ParsedRule::Attribute> ReadAttribute(const OpDef& def, absl::string_view text) {
@@ -80,38 +83,33 @@ class RuleReader {
     absl::string_view value = absl::StripAsciiWhitespace(parts.second);
     const auto row = std::find_if(def.attrs.begin(), def.attrs.end(), [&](const AttrDef& a) { return a.name == name; });
     if (row == def.attrs.end()) return Wrong(text);
-    ParsedRule::Attribute attribute{.index = static_cast<size_t>(row - def.attrs.begin()), .text = {}, .factors = {}};
+    ParsedRule::Attribute attribute{.index = static_cast<size_t>(row - def.attrs.begin()), .text = {}, .number = {}};
     if (std::holds_alternative<std::string>(row->default_value)) {
       if (!absl::ConsumePrefix(&value, "\"") || !absl::ConsumeSuffix(&value, "\"")) return Wrong(text);
       attribute.text = std::string(value);
       return attribute;
     }
-    if (std::holds_alternative<bool>(row->default_value)) {
-      if (value != "true" && value != "false") return Wrong(text);
-      attribute.factors.push_back({.number = value == "true" ? 1.0 : 0.0});
-      return attribute;
-    }
-    if (!std::holds_alternative<double>(row->default_value) && !std::holds_alternative<int64_t>(row->default_value)) {
-      return Wrong(text);
-    }
-    for (bool divides = false;;) {
-      const size_t end = value.find_first_of("*/");
-      ParsedRule::Factor& factor = attribute.factors.emplace_back();
-      factor.divides = divides;
-      SINTER_RETURN_IF_ERROR(ReadNumber(value.substr(0, end), factor.scalar, factor.number));
-      if (end == absl::string_view::npos) return attribute;
-      divides = value[end] == '/';
-      value.remove_prefix(end + 1);
-    }
+    const bool number = std::holds_alternative<double>(row->default_value) ||
+                        std::holds_alternative<int64_t>(row->default_value) ||
+                        std::holds_alternative<bool>(row->default_value);
+    if (!number) return Wrong(text);
+    SINTER_ASSIGN_OR_RETURN(attribute.number, ReadProduct(value));
+    if (name == "axis" && attribute.number[0].scalar >= 0) return Wrong(text);
+    return attribute;
   }
 
-  // %result = op operand, operand {name=value, name=value}
-  absl::StatusOr<ParsedRule::Line> ReadLine(absl::string_view text) {
+  // [shared] %result = op operand, operand {name=value, name=value}
+  // `makers` says of each value which line of this side makes it; a right side may name what the left side does, or
+  // what it made itself.
+  absl::StatusOr<ParsedRule::Line> ReadLine(absl::string_view text, std::vector<int>& makers) {
+    ParsedRule::Line line{.text = std::string(text)};
+    const bool right = &makers == &made_;
+    line.shared = absl::ConsumePrefix(&text, "shared ");
     const std::pair<absl::string_view, absl::string_view> sides = absl::StrSplit(text, absl::MaxSplits('=', 1));
     absl::string_view result = absl::StripAsciiWhitespace(sides.first), rest = absl::StripAsciiWhitespace(sides.second);
     const std::optional<OpKind> kind = ParseOpKind(rest.substr(0, rest.find(' ')));
     if (!absl::ConsumePrefix(&result, "%") || !kind) return Wrong(text);
-    ParsedRule::Line line{.kind = *kind, .result = ValueOf(result), .operands = {}, .attributes = {}};
+    line.kind = *kind;
     rest.remove_prefix(std::min(rest.find(' '), rest.size()));
     const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(rest, absl::MaxSplits('{', 1));
     for (absl::string_view part : absl::StrSplit(parts.first, ',')) {
@@ -119,10 +117,18 @@ class RuleReader {
       ParsedRule::Operand& operand = line.operands.emplace_back();
       if (absl::ConsumePrefix(&part, "%")) {
         operand.value = ValueOf(part);
+        const auto index = static_cast<size_t>(operand.value);
+        if (right && index >= out_.left_values && made_[index] < 0) return Wrong(text);
       } else {
-        SINTER_RETURN_IF_ERROR(ReadNumber(part, operand.scalar, operand.number));
+        SINTER_ASSIGN_OR_RETURN(operand.number, ReadProduct(part));
       }
     }
+    line.result = ValueOf(result);
+    int& maker = makers[static_cast<size_t>(line.result)];
+    const bool free =
+        right && line.result < static_cast<int>(out_.left_values) && out_.maker[static_cast<size_t>(line.result)] < 0;
+    if (maker >= 0 || free) return Wrong(text);
+    maker = static_cast<int>(right ? out_.right.size() : out_.left.size());
     absl::string_view braces = parts.second;
     if (braces.empty()) return line;
     if (!absl::ConsumeSuffix(&braces, "}")) return Wrong(text);
@@ -132,6 +138,7 @@ class RuleReader {
     return line;
   }
 
+  std::vector<int> made_;  // by which line of the right side
   ParsedRule out_;
 };
 

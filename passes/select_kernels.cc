@@ -352,7 +352,8 @@ absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const B
                       });
     if (!says) continue;
     SINTER_ASSIGN_OR_RETURN(const GraphId clone, CloneGraph(body, module, "k_specialized", *by));
-    general.emplace(HashGraph(module.graph(clone)), id);
+    const auto [equal, is_new] = general.emplace(HashGraph(module.graph(clone)), id);
+    if (!is_new) equal->second = std::min(equal->second, id);  // bodies that differ by T and L alone: the first
     module.EraseGraph(clone);
   }
   return general;

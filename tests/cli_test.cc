@@ -70,7 +70,9 @@ TEST_F(Cli, HelpListsEveryFlag) {
       {"compile",
        "-o -O --target --ctx --chunk --kv --precision --passes --disable --stop-after --print-after --dump-dir "
        "--check-each --explain --stats --time --emit"},
-      {"opt", "-o --passes --disable --stop-after --print-after --dump-dir --check-each --stats --time --list-passes"},
+      {"opt",
+       "-o --passes --disable --stop-after --print-after --dump-dir --check-each --explain --stats --time "
+       "--list-passes"},
       {"run",
        "-p -f --prompt-ids -n --temp --top-k --top-p --min-p --repeat-penalty --seed --ignore-eos -t --no-cache "
        "--print-ids --logits --perf-map --target --ctx --chunk --kv --precision -O"},
@@ -126,7 +128,7 @@ TEST_F(Cli, UsageErrors) {
       {{"compile", model, "-o", folder_ / "no/such/x.sinter"}, "cannot create"},
       {{"compile", model, "--emit=obj"}, "-o DIR"},
       {{"compile", model, "--emit=tape"}, "--emit"},
-      {{"compile", model, "--emit=sir", "--explain=fuse"}, "--explain is not there yet"},
+      {{"compile", model, "--emit=sir", "--explain=rms-nrom"}, "the nearest is rms-norm"},
       {{"opt", model}, "opt reads IR text"},
       {{"opt"}, "which module?"},
       {{"tokenize", model}, "one of -p and -f"},
@@ -270,6 +272,13 @@ TEST_F(Cli, OptListsAndPrints) {
   EXPECT_THAT(shared.err, HasSubstr("// after canonicalize (changed)"));
   EXPECT_THAT(shared.err, HasSubstr("ops before"));
   EXPECT_THAT(ReadAll(folder_ / "out.sir"), testing::Not(HasSubstr("%z")));
+  const CliResult explained = Run({"opt", "-", "--passes=canonicalize,fuse-swiglu", "--explain=swiglu"}, text);
+  EXPECT_EQ(explained.code, 0) << explained.err;
+  EXPECT_THAT(explained.out, HasSubstr("%r = mul"));
+  EXPECT_THAT(explained.err,
+              HasSubstr("rule swiglu of fuse-swiglu: rewrote 0 times\n  best partial match: 1 of 5 lines"));
+  EXPECT_EQ(Run({"opt", "-", "--passes=canonicalize", "--explain=swiglu"}, text).err,
+            "no pass that ran has rule swiglu\n");
   ExpectFailure(Run({"opt", "-"}, "module @m {\n  graph @g() -> (f32[1]) {\n    %x = melt : f32[1]\n"), 4, "stdin:3:");
 }
 

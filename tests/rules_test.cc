@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "ir/eval.h"
 #include "ir/text.h"
+#include "ir/verifier.h"
 #include "passes/check_each.h"
 #include "passes/pass.h"
 
@@ -21,33 +22,42 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// The shape of a free name: that of all rows, one row, (of masks) the last two axes, or (of keys and values) without
-// the last batch axes, which share them.
-enum class Shape : uint8_t { kFull, kRow, kLastTwo, kShared };
+// What a free name stands for: all rows, one row, (of masks) the last two axes, (of keys and values) what heads share,
+// without the last batch axes, the rows before they are split into heads, positions, or the table that rope reads by
+// them.
+enum class Shape : uint8_t { kFull, kRow, kLastTwo, kShared, kColumns, kPositions, kTable };
 
 // What a free name is to attention: nothing, keys [..,S,D], values [..,S,E] or a mask [..,T,S].
 enum class Role : uint8_t { kNone, kKeys, kValues, kMask };
 
 bool IsAttention(const ParsedRule::Line& line) { return line.kind == OpKind::kGemm || line.kind == OpKind::kAttend; }
 
-// Makes the left side of a rule a graph @main, with a parameter for each free name, in order.
+bool Has(const ParsedRule& rule, OpKind kind) {
+  return std::any_of(rule.left.begin(), rule.left.end(), [&](const auto& line) { return line.kind == kind; });
+}
+
+// Makes the left side of a rule a graph @main, with a parameter for each free name, in order. Where the rule converts,
+// the parameters are f16, and a conversion leads to f32 or from there to f16.
 class Instance {
  public:
   Instance(const ParsedRule& rule, uint32_t seed) : rule_(rule), random_(seed) {
-    int64_t least = 1;
+    int64_t least = std::any_of(rule.left.begin(), rule.left.end(), IsAttention) ? 2 : 1;
     for (const ParsedRule::Line& line : rule.left) {
-      if (IsAttention(line)) least = std::max<int64_t>(least, 2);
-      if (line.kind == OpKind::kRepeat) repeated_ = static_cast<int64_t>(line.attributes[0].factors[0].number);
+      if (line.kind != OpKind::kRepeat) continue;
+      repeated_ = static_cast<int64_t>(line.attributes[0].number[0].number);
+      least = repeated_ + 3;
     }
-    if (repeated_ >= 0) least = repeated_ + 3;
     const int64_t rank = least + Below(5 - least);
-    positions_ = 1 + Below(6), width_ = 1 + Below(6);
+    keys_ = 1 + Below(6), width_ = 1 + Below(6);
     for (int64_t i = 0; i < rank; ++i) sizes_.push_back(1 + Below(i + 1 == rank ? 8 : 4));
+    if (Has(rule, OpKind::kDequantize)) sizes_.back() *= 32;
+    if (Has(rule, OpKind::kRope)) sizes_.back() *= 2;
     symbolic_ = Coin();  // the rows are T
     module = std::make_unique<Module>("rule");
     const absl::StatusOr<DimId> t = module->dims.Add({"T", 1, 4});
     for (int64_t size : sizes_) dims_.emplace_back(size);
     if (symbolic_ && rank > 1) dims_[static_cast<size_t>(rank - 2)] = DimExpr::Symbol(*t);
+    float_ = Has(rule, OpKind::kConvert) ? DType::kF16 : DType::kF32;
   }
 
   // kInvalidArgument: the shapes do not fit the left side.
@@ -56,38 +66,29 @@ class Instance {
     values_.assign(rule_.values.size(), ValueId::None());
     for (size_t i = 0; i < rule_.scalars.size(); ++i) scalars_.push_back(0.25 + 0.25 * static_cast<double>(Below(8)));
     size_t free = 0;
-    for (size_t i = 0; i < rule_.values.size(); ++i) {
+    for (size_t i = 0; i < rule_.left_values; ++i) {
       if (rule_.maker[i] >= 0) continue;
-      values_[i] = graph_->AddParam(rule_.values[i], {IsMask(static_cast<int>(i)) ? DType::kBool : DType::kF32,
-                                                      ShapeOf(dims_, static_cast<int>(i), shapes[free])});
-      AddArgument(ShapeOf(sizes_, static_cast<int>(i), shapes[free++]));
+      const Shape shape = shapes[free++];
+      SINTER_RETURN_IF_ERROR(AddParam(i, shape));
     }
     for (const ParsedRule::Line& line : rule_.left) SINTER_RETURN_IF_ERROR(AddLine(line));
     graph_->SetResults({values_[static_cast<size_t>(rule_.left.back().result)]});
     return absl::OkStatus();
   }
 
-  bool IsMask(int value) const {
-    for (const ParsedRule::Line& line : rule_.left) {
-      for (size_t i = 0; i < line.operands.size(); ++i) {
-        if (line.operands[i].value == value && Def(line.kind).operands[i].cls == OperandClass::kBool) return true;
-      }
+  // The shapes that a free name may have, by what reads it.
+  static std::vector<Shape> Shapes(const ParsedRule& rule, int value) {
+    switch (ClassOf(rule, value)) {
+      case OperandClass::kBool:
+        return {Shape::kFull, Shape::kLastTwo};
+      case OperandClass::kInt:
+        return {Shape::kPositions};
+      default:
+        if (Reads(rule, OpKind::kRope, 2, value)) return {Shape::kTable};
+        if (RoleOf(rule, value) != Role::kNone) return {Shape::kFull, Shape::kShared};
+        if (Has(rule, OpKind::kHeads)) return {Shape::kFull, Shape::kColumns};
+        return {Shape::kFull, Shape::kRow};
     }
-    return false;
-  }
-
-  Role RoleOf(int value) const {
-    const bool attention = std::any_of(rule_.left.begin(), rule_.left.end(), IsAttention);
-    if (IsMask(value)) return attention ? Role::kMask : Role::kNone;
-    for (const ParsedRule::Line& line : rule_.left) {
-      for (size_t i = 0; i < line.operands.size(); ++i) {
-        if (line.operands[i].value != value) continue;
-        if (!IsAttention(line)) return line.kind == OpKind::kSoftmax ? Role::kNone : RoleOf(line.result);
-        const bool keys = line.kind == OpKind::kAttend || !line.attributes.empty();  // trans_b
-        return i == 0 ? Role::kNone : keys && i == 1 ? Role::kKeys : Role::kValues;
-      }
-    }
-    return Role::kNone;
   }
 
   std::unique_ptr<Module> module;
@@ -97,55 +98,114 @@ class Instance {
   int64_t Below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
   bool Coin() { return Below(2) == 0; }
 
-  bool IsRepeated(int value) const {
-    return std::any_of(rule_.left.begin(), rule_.left.end(), [&](const ParsedRule::Line& line) {
-      return line.kind == OpKind::kRepeat && line.operands[0].value == value;
-    });
+  // The most special class among the operands that the value is.
+  static OperandClass ClassOf(const ParsedRule& rule, int value) {
+    for (const ParsedRule::Line& line : rule.left) {
+      for (size_t i = 0; i < line.operands.size(); ++i) {
+        const OperandClass cls = Def(line.kind).operands[i].cls;
+        const bool special = cls == OperandClass::kBool || cls == OperandClass::kInt;
+        if (line.operands[i].value == value && special) return cls;
+      }
+    }
+    return OperandClass::kFloat;
+  }
+  static bool Reads(const ParsedRule& rule, OpKind kind, size_t operand, int value) {
+    return std::any_of(rule.left.begin(), rule.left.end(),
+                       [&](const auto& line) { return line.kind == kind && line.operands[operand].value == value; });
+  }
+
+  static Role RoleOf(const ParsedRule& rule, int value) {
+    const bool attention = std::any_of(rule.left.begin(), rule.left.end(), IsAttention);
+    if (ClassOf(rule, value) == OperandClass::kBool) return attention ? Role::kMask : Role::kNone;
+    for (const ParsedRule::Line& line : rule.left) {
+      for (size_t i = 0; i < line.operands.size(); ++i) {
+        if (line.operands[i].value != value) continue;
+        if (!IsAttention(line)) return line.kind == OpKind::kSoftmax ? Role::kNone : RoleOf(rule, line.result);
+        const bool keys = line.kind == OpKind::kAttend || !line.attributes.empty();  // trans_b
+        return i == 0 ? Role::kNone : keys && i == 1 ? Role::kKeys : Role::kValues;
+      }
+    }
+    return Role::kNone;
   }
 
   template <typename T>
   T ShapeOf(T dims, int value, Shape shape) const {
-    const Role role = RoleOf(value);
-    if (role == Role::kMask) dims.back() = positions_;
-    if (role == Role::kKeys || role == Role::kValues) dims[dims.size() - 2] = positions_;
+    const Role role = RoleOf(rule_, value);
+    if (role == Role::kMask) dims.back() = keys_;
+    if (role == Role::kKeys || role == Role::kValues) dims[dims.size() - 2] = keys_;
     if (role == Role::kValues) dims.back() = width_;
-    if (IsRepeated(value)) dims[static_cast<size_t>(repeated_)] = 1;
-    if (shape == Shape::kShared) {
-      const auto batch = static_cast<int64_t>(dims.size()) - 2;
-      dims.erase(dims.begin() + batch / 2, dims.begin() + batch);
-      return dims;
+    if (Reads(rule_, OpKind::kRepeat, 0, value)) dims[static_cast<size_t>(repeated_)] = 1;
+    const auto batch = static_cast<int64_t>(dims.size()) - 2;
+    switch (shape) {
+      case Shape::kShared:
+        dims.erase(dims.begin() + batch / 2, dims.begin() + batch);
+        return dims;
+      case Shape::kRow:
+        return T(dims.end() - 1, dims.end());
+      case Shape::kLastTwo:
+        return T(dims.end() - std::min<int64_t>(2, static_cast<int64_t>(dims.size())), dims.end());
+      case Shape::kPositions:
+        return T(dims.end() - 2, dims.end() - 1);
+      case Shape::kTable:
+        return T{kPositions, sizes_.back() * 2};
+      case Shape::kColumns:
+        return T{dims[2], sizes_[0] * sizes_[1] * sizes_[3]};
+      default:
+        return dims;
     }
-    const auto kept = static_cast<int64_t>(shape == Shape::kRow ? 1 : shape == Shape::kLastTwo ? 2 : dims.size());
-    return T(dims.end() - std::min<int64_t>(kept, static_cast<int64_t>(dims.size())), dims.end());
   }
 
   // Of a mask, the first position of each row is seen.
-  void AddArgument(std::vector<int64_t> dims) {
-    const bool mask = graph_->type(graph_->params().back()).dtype == DType::kBool;
-    Tensor tensor = Tensor::Zeros(mask ? DType::kBool : DType::kF32, std::move(dims));
+  absl::Status AddParam(size_t value, Shape shape) {
+    const bool split = shape == Shape::kColumns, turned = shape == Shape::kPositions;
+    if ((split && sizes_.size() != 4) || (turned && sizes_.size() < 2))
+      return absl::InvalidArgumentError("too few axes");
+    const OperandClass cls = ClassOf(rule_, static_cast<int>(value));
+    const bool quantized = Reads(rule_, OpKind::kDequantize, 0, static_cast<int>(value));
+    const DType dtype = cls == OperandClass::kBool  ? DType::kBool
+                        : cls == OperandClass::kInt ? DType::kI32
+                        : quantized                 ? DType::kQ8_0
+                                                    : float_;
+    values_[value] = graph_->AddParam(rule_.values[value], {dtype, ShapeOf(dims_, static_cast<int>(value), shape)});
+    Tensor tensor = Tensor::Zeros(dtype, ShapeOf(sizes_, static_cast<int>(value), shape));
     for (size_t i = 0; i < tensor.values.size(); ++i) {
       const double number = std::ldexp(static_cast<double>(random_()), -30) - 2;
-      const bool first = i % static_cast<size_t>(tensor.dims.back()) == 0;
-      tensor.values[i] = !mask ? static_cast<float>(number) : first || Coin() ? 1 : 0;
+      const bool seen = i % static_cast<size_t>(tensor.dims.back()) == 0 || Coin();
+      tensor.values[i] = dtype == DType::kBool  ? (seen ? 1 : 0)
+                         : dtype == DType::kI32 ? static_cast<double>(Below(kPositions))
+                         : quantized            ? number
+                                                : RoundTo(dtype, number);
     }
     args.push_back(std::move(tensor));
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<ValueId> Constant(double number) {
+  absl::StatusOr<ValueId> Constant(double number, DType dtype) {
     AddOptions options;
-    options.declared = {Type{DType::kF32, sizes_.size() > 1 && Coin() ? Dims{1, 1} : Dims{1}}};
+    options.declared = {Type{dtype, sizes_.size() > 1 && Coin() ? Dims{1, 1} : Dims{1}}};
     return graph_->Add(ops::Constant{.values = {Coin() ? number : static_cast<float>(number)}}, std::move(options));
+  }
+
+  // What an op that declares its result makes of its operand.
+  Type Declared(OpKind kind, const Type& x) const {
+    if (kind == OpKind::kConvert) return {x.dtype == DType::kF16 ? DType::kF32 : DType::kF16, x.dims};
+    return {kind == OpKind::kHeads ? x.dtype : DType::kF32, kind == OpKind::kHeads ? dims_ : x.dims};
   }
 
   absl::Status AddLine(const ParsedRule::Line& line) {
     OpFields fields{line.kind, {}, {}};
+    DType dtype = float_;
+    for (const ParsedRule::Operand& operand : line.operands) {
+      if (operand.value < 0) continue;
+      const DType found = graph_->type(values_[static_cast<size_t>(operand.value)]).dtype;
+      if (IsFloat(found)) dtype = found;
+    }
     for (const ParsedRule::Operand& operand : line.operands) {
       if (operand.value >= 0) {
         fields.operands.push_back(values_[static_cast<size_t>(operand.value)]);
         continue;
       }
-      const double number = operand.scalar < 0 ? operand.number : scalars_[static_cast<size_t>(operand.scalar)];
-      SINTER_ASSIGN_OR_RETURN(fields.operands.emplace_back(), Constant(number));
+      SINTER_ASSIGN_OR_RETURN(fields.operands.emplace_back(), Constant(NumberOf(operand.number), dtype));
     }
     const OpDef& def = Def(line.kind);
     if (def.Has(kCommutative) && Coin()) std::swap(fields.operands[0], fields.operands[1]);
@@ -156,25 +216,34 @@ class Instance {
         *text = attribute.text;
         continue;
       }
-      const ParsedRule::Factor& factor = attribute.factors[0];
-      const double number = factor.scalar < 0 ? factor.number : scalars_[static_cast<size_t>(factor.scalar)];
+      const double number = NumberOf(attribute.number);
       if (auto* real = std::get_if<double>(&attr)) *real = number;
       if (auto* integer = std::get_if<int64_t>(&attr)) *integer = static_cast<int64_t>(number);
-      if (auto* truth = std::get_if<bool>(&attr)) *truth = number != 0;
+      if (auto* truth = std::get_if<bool>(&attr)) *truth = number >= 1;
       if (def.attrs[attribute.index].name == "times") attr = sizes_[static_cast<size_t>(repeated_)];
-      if (def.attrs[attribute.index].name == "axis" && number == -1 && Coin()) {
-        attr = graph_->type(fields.operands[0]).rank() - 1;
-      }
     }
-    SINTER_ASSIGN_OR_RETURN(const OpId op, graph_->AddFields(std::move(fields)));
+    for (size_t i = 0; i < def.attrs.size(); ++i) {
+      if (def.attrs[i].name != "axis" || !def.Has(kReduce) || Coin()) continue;
+      fields.attrs[i] = graph_->type(fields.operands[0]).rank() - 1;
+    }
+    AddOptions options;
+    if (def.Has(kDeclared)) options.declared = {Declared(line.kind, graph_->type(fields.operands[0]))};
+    SINTER_ASSIGN_OR_RETURN(const OpId op, graph_->AddFields(std::move(fields), std::move(options)));
     values_[static_cast<size_t>(line.result)] = graph_->op(op).results[0];
     return absl::OkStatus();
   }
 
+  double NumberOf(const ParsedRule::Product& product) const {
+    return product[0].scalar < 0 ? product[0].number : scalars_[static_cast<size_t>(product[0].scalar)];
+  }
+
+  static constexpr int64_t kPositions = 8;
+
   const ParsedRule& rule_;
   std::mt19937 random_;
   bool symbolic_ = false;
-  int64_t repeated_ = -1, positions_ = 1, width_ = 1;  // the axis of a repeat; S; E
+  DType float_;
+  int64_t repeated_ = -1, keys_ = 1, width_ = 1;  // the axis of a repeat; S; E
   std::vector<int64_t> sizes_;
   Dims dims_;
   Graph* graph_ = nullptr;
@@ -188,11 +257,16 @@ absl::StatusOr<Tensor> Value(const Module& module, const std::vector<Tensor>& ar
   return results[0];
 }
 
-void ExpectNear(const Tensor& a, const Tensor& b, const std::string& where) {
+void ExpectNear(const Tensor& a, const Tensor& b, double tolerance, const std::string& where) {
   ASSERT_EQ(a.dims, b.dims) << where;
+  ASSERT_EQ(a.dtype, b.dtype) << where;
   double largest = 1;
-  for (double v : a.values) largest = std::max(largest, std::abs(v));
-  for (size_t i = 0; i < a.values.size(); ++i) ASSERT_NEAR(a.values[i], b.values[i], 2e-6 * largest) << where;
+  for (double v : a.values) largest = std::isfinite(v) ? std::max(largest, std::abs(v)) : largest;
+  for (size_t i = 0; i < a.values.size(); ++i) {
+    const bool same = a.values[i] == b.values[i] || (std::isnan(a.values[i]) && std::isnan(b.values[i]));
+    if (same) continue;
+    ASSERT_NEAR(a.values[i], b.values[i], tolerance * largest) << where;
+  }
 }
 
 // One instance with the shapes given; whether the rule fired.
@@ -208,13 +282,20 @@ bool Prove(const ParsedRule& rule, uint32_t seed, const std::vector<Shape>& shap
     EXPECT_EQ(Print(*after), text);
     return false;
   }
-  EXPECT_EQ(after->FindGraph("main")->order().size(), 1u) << text << Print(*after);
+  size_t ops = rule.right.size();
+  for (const ParsedRule::Line& line : rule.right) {
+    for (const ParsedRule::Operand& operand : line.operands) ops += operand.value < 0 ? 1 : 0;
+  }
+  EXPECT_EQ(after->FindGraph("main")->order().size(), ops) << text << Print(*after);
+  EXPECT_TRUE(Verify(*after).ok()) << Print(*after);
   EXPECT_EQ(counts[0].matched, 1) << text;
   const absl::StatusOr<Tensor> expected = Value(*instance.module, instance.args), found = Value(*after, instance.args);
   EXPECT_TRUE(expected.ok()) << expected.status() << text;
   EXPECT_TRUE(found.ok()) << found.status() << Print(*after);
+  // Between its lines a rule that converts rounds to f16.
+  const double tolerance = Has(rule, OpKind::kConvert) ? 4e-3 : 2e-6;
   if (expected.ok() && found.ok())
-    ExpectNear(*expected, *found, absl::StrCat("seed ", seed, "\n", text, Print(*after)));
+    ExpectNear(*expected, *found, tolerance, absl::StrCat("seed ", seed, "\n", text, Print(*after)));
   return true;
 }
 
@@ -232,24 +313,19 @@ std::vector<PassRules> AllRules() {
 }
 
 TEST(Rules, EachMeansTheSameOnBothSides) {
-  constexpr uint32_t kSeeds = 60;
+  constexpr uint32_t kSeeds = 20, kDraws = 5000;  // a rule may want dims and constants that fit each other
   int rules = 0;
   for (const PassRules& pass : AllRules()) {
     for (const Rule& rule : pass.rules) {
       const absl::StatusOr<ParsedRule> parsed = ParseRule(rule);
       ASSERT_TRUE(parsed.ok()) << parsed.status();
       ++rules;
-      const Instance probe(*parsed, 0);
       std::vector<std::vector<Shape>> assignments = {{}};
-      for (size_t i = 0; i < parsed->values.size(); ++i) {
+      for (size_t i = 0; i < parsed->left_values; ++i) {
         if (parsed->maker[i] >= 0) continue;
-        const Role role = probe.RoleOf(static_cast<int>(i));
-        const Shape other = probe.IsMask(static_cast<int>(i))              ? Shape::kLastTwo
-                            : role == Role::kKeys || role == Role::kValues ? Shape::kShared
-                                                                           : Shape::kRow;
         std::vector<std::vector<Shape>> longer;
         for (const auto& shapes : assignments) {
-          for (Shape shape : {Shape::kFull, other}) {
+          for (Shape shape : Instance::Shapes(*parsed, static_cast<int>(i))) {
             longer.push_back(shapes);
             longer.back().push_back(shape);
           }
@@ -258,7 +334,9 @@ TEST(Rules, EachMeansTheSameOnBothSides) {
       }
       for (uint32_t seed = 0; seed < kSeeds; ++seed) {
         int fired = 0;
-        for (const auto& shapes : assignments) fired += Prove(*parsed, seed, shapes) ? 1 : 0;
+        for (uint32_t draw = 0; fired == 0 && draw < kDraws; ++draw) {
+          for (const auto& shapes : assignments) fired += Prove(*parsed, seed * kDraws + draw, shapes) ? 1 : 0;
+        }
         EXPECT_GT(fired, 0) << "seed " << seed << ": never fired:" << rule.text;
         if (testing::Test::HasFailure()) return;
       }
@@ -277,8 +355,10 @@ std::string After(absl::string_view pass, const std::string& lines, const std::s
       "%one = constant {values=[1]} : f32[1]\n", lines, "return ", result, "\n}\n}\n");
   const auto module = Parse(text, "test.sir");
   if (!module.ok()) return std::string(module.status().message());
-  const auto before = (*module)->Clone();
   PassContext context{{&AllTargets()[0]}};
+  const absl::StatusOr<bool> canonical = FindPass("canonicalize")->run(**module, context);
+  EXPECT_TRUE(canonical.ok()) << canonical.status();
+  const auto before = (*module)->Clone();
   const absl::StatusOr<bool> first = FindPass(pass)->run(**module, context);
   EXPECT_TRUE(first.ok()) << first.status();
   EXPECT_TRUE(CheckSameMeaning(*before, **module, {}).ok()) << text << Print(**module);
@@ -321,8 +401,11 @@ TEST(Rules, NormsThatAreNone) {
     stays(NormWith(layer, "%ve = add %v, %v : f32[T,1]"));  // an epsilon that is no constant
     stays(NormWith(layer, "%e2 = mul %e, %e : f32[1]\n%ve = add %v, %e2 : f32[T,1]"));
     stays(NormWith(layer, "%n = mul %z, %i : f32[T,8]"));
-    stays(NormWith(layer, "%y = mul %n, %z : f32[T,8]"));           // gamma is no row
-    stays(NormWith(layer) + "%r = add %y, %n : f32[T,8]\n", "%r");  // another user
+    // The norm itself is one; what is multiplied is no gamma, or not alone in reading it.
+    const std::string op = layer ? "%n = layer_norm %x " : "%n = rms_norm %d ";
+    EXPECT_THAT(After(pass, NormWith(layer, "%y = mul %n, %z : f32[T,8]")), HasSubstr(op));
+    EXPECT_THAT(After(pass, NormWith(layer) + "%r = add %y, %n : f32[T,8]\n", "%r"), HasSubstr(op));
+    stays(NormWith(layer) + "%r = add %y, %sq : f32[T,8]\n", "%r");  // another user
   }
   const std::string differing =
       "%many = constant {values=[1, 2, 3, 4, 5, 6, 7, 8]} : f32[8]\n%sq = mul %x, %x : f32[T,8]\n"
@@ -383,7 +466,7 @@ TEST(Rules, CountsTriesAndMatches) {
   ASSERT_TRUE(module.ok()) << module.status();
   PassContext context{{&AllTargets()[0]}};
   ASSERT_TRUE(FindPass("fuse-softmax")->run(**module, context).ok());
-  ASSERT_EQ(context.rule_counts.size(), 3u);
+  ASSERT_GE(context.rule_counts.size(), 3u);
   EXPECT_EQ(context.rule_counts[2].rule, "softmax-scale");
   EXPECT_EQ(context.rule_counts[2].matched, 1);
   EXPECT_GT(context.rule_counts[2].tried, 1);
@@ -399,7 +482,11 @@ TEST(Rules, TextsThatAreNone) {
            "%y = neg %x\n=>\n%z = exp %x",                 // another root
            "%y = neg %x\n=>\n%y = exp %w",                 // %w is not bound
            "%y = neg %x\n=>\n%y = softmax %x {scale=$s}",  // $s is not bound
-           "%y = neg %x\n=>\n%y = exp 1",
+           "%y = neg %x\n=>\n%y = exp $s",
+           "%y = neg %x\n=>\n%y = exp %z\n%z = neg %x",  // before it is made, and another root
+           "%y = neg %x\n=>\n%x = exp %y\n%y = neg %x",  // %x is free, and %y its user
+           "%s = mul %x, $a*$a\n=>\n%s = neg %x",        // a product to be matched
+           "%y = sum %x {axis=$a}\n=>\n%y = mean %x",
            "%y = nag %x\n=>\n%y = exp %x",
            "y = neg %x\n=>\n%y = exp %x",
            "%y = neg x\n=>\n%y = exp %x",

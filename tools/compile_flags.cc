@@ -67,9 +67,11 @@ void AddPassFlags(CLI::App& app, CompileFlags& flags) {
                  "Write 000.import.sir, and NNN.PASS.sir for each pass that changed something")
       ->type_name("DIR");
   app.add_flag("--check-each", flags.check_each, "Run the reference evaluator before and after each pass and compare");
-  app.add_option("--explain", flags.explain, "Say where the best partial match of a rewrite rule stopped")
-      ->type_name("RULE");
-  app.add_flag("--stats", flags.stats, "Say on stderr what each pass changed");
+  app.add_option("--explain", flags.explain,
+                 "Say on stderr how often a rewrite rule, or each of a pass, rewrote something, and where its best "
+                 "partial match stopped")
+      ->type_name("RULE|PASS");
+  app.add_flag("--stats", flags.stats, "Say on stderr what each pass changed, and what each rule tried");
   app.add_flag("--time", flags.time, "Say on stderr how long each pass took");
 }
 
@@ -174,9 +176,6 @@ absl::StatusOr<std::vector<const PassInfo*>> PassesFrom(const CompileFlags& flag
 
 absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags,
                                                   absl::Span<const PassInfo* const> passes) {
-  if (!flags.explain.empty()) {
-    return absl::OutOfRangeError("--explain is not there yet; --stats says how often each rule was tried and matched");
-  }
   PassContext context;
   SINTER_ASSIGN_OR_RETURN(context.targets, ParseTargets(TargetsFor(source, flags)));
   PipelineOptions options;
@@ -186,6 +185,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
   options.stop_after = flags.stop_after;
   options.print_after = flags.print_after;
   options.dump_dir = flags.dump_dir;
+  options.explain = flags.explain;
   options.check_each = flags.check_each;
   if (source.weights != nullptr) options.weights = MakeWeightReader(*source.weights);
   options.command = absl::StrCat("sinter opt --target=", TargetsFor(source, flags));
@@ -196,6 +196,12 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
     progress.Update(pass, ++done, static_cast<int64_t>(passes.size()));
   };
   SINTER_ASSIGN_OR_RETURN(std::vector<PassRecord> records, RunPipeline(*source.module, passes, context, options));
+  std::string explanation;
+  for (const PassRecord& record : records) absl::StrAppend(&explanation, record.explanation);
+  if (!flags.explain.empty() && explanation.empty()) {
+    explanation = absl::StrCat("no pass that ran has rule ", flags.explain, "\n");
+  }
+  std::fputs(explanation.c_str(), stderr);
   if (flags.stats || flags.time) std::fputs(FormatRecords(records, flags.time, flags.stats).c_str(), stderr);
   return records;
 }
