@@ -40,8 +40,7 @@ class AttendBuilder {
     const bool shared = batch > 0 && spec.batch.back().is_const() && spec.k.strides[batch - 1] == DimExpr(0) &&
                         spec.v.strides[batch - 1] == DimExpr(0);
     if (shared) spec.heads = std::clamp<int64_t>(spec.batch.back().constant(), 1, AttendSpec::kMaxQueries);
-    spec.rows = AttendSpec::kMaxQueries / spec.heads;
-    if (spec.t.is_const()) spec.rows = std::clamp<int64_t>(spec.t.constant(), 1, spec.rows);
+    spec.rows = std::clamp<int64_t>(body_.module().dims.Max(spec.t), 1, AttendSpec::kMaxQueries / spec.heads);
     spec.wide = spec.rows > 1 || spec.heads >= kWideQueries;
     for (size_t i = 0; i < batch; ++i) kernel.extent.push_back({spec.batch[i], i + 1 == batch ? spec.heads : 1});
     kernel.extent.push_back({spec.t, spec.rows});

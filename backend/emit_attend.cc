@@ -269,8 +269,7 @@ class AttendEmitter {
       b_.Store(kF32, At(corrections_, b_.Const(v * lanes_)), largest[static_cast<size_t>(v)]);
     }
     const int at_once = std::min(all, b_.target().registers / 16);
-    b_.For(b_.Const(0), b_.Const(int64_t{all} * lanes_), at_once * lanes_, {}, [&](Int first) {
-      std::vector<Ptr> at;
+    b_.For(b_.Const(0), count_, at_once * lanes_, {}, [&](Int first) {
       std::vector<Vec> m, sums(static_cast<size_t>(at_once), b_.Splat(0));
       for (int v = 0; v < at_once; ++v) m.push_back(b_.Load(kF32, At(corrections_, Plus(first, v * lanes_))));
       const Ptr column = At(scores_, first);

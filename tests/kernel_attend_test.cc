@@ -95,6 +95,22 @@ TEST_P(AttendKernels, HeadsThatShareKeys) {
   Check(suite);
 }
 
+// Entries for a few tokens: no more queries than there can be.
+TEST_P(AttendKernels, FewRows) {
+  KernelSuite suite("dim T in 2..8 dim S in 1..400");
+  std::vector<KernelRun> runs;
+  for (const KernelRun& run : Positions(false)) {
+    const int64_t t = run.dims.at("T");
+    if (t >= 2 && t <= 8) runs.push_back(run);
+  }
+  EXPECT_GE(runs.size(), 4u);
+  for (const int64_t heads : {1, 2, 3, 5}) {
+    suite.Add(Attend({.groups = 2, .heads = heads, .width = 16, .value_width = 24, .mask = "causal"}), runs, {},
+              "attend");
+  }
+  Check(suite);
+}
+
 TEST_P(AttendKernels, CausalCachesOfEachType) {
   KernelSuite suite(kDims);
   for (const char* cache : {"f32", "f16", "bf16"}) {
@@ -166,7 +182,8 @@ TEST_P(AttendKernels, ScoresOfEverySize) {
   for (const char* rows : {"T", "1"}) {
     std::vector<KernelRun> runs = AllSizes();
     for (KernelRun& run : runs) run.float_limit = 5;
-    suite.Add(Attend({.groups = 2, .width = 16, .value_width = 16, .rows = rows, .scale = "1"}), runs, {1e-4}, "attend");
+    suite.Add(Attend({.groups = 2, .width = 16, .value_width = 16, .rows = rows, .scale = "1"}), runs, {1e-4},
+              "attend");
   }
   Check(suite);
 }
