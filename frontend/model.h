@@ -22,7 +22,7 @@
 namespace sinter {
 
 inline constexpr int64_t kMostContext = int64_t{1} << 20;  // with rope, where a model was trained for less
-inline constexpr int64_t kDefaultContext = 4096;  // at most; less where a model was trained for less
+inline constexpr int64_t kDefaultContext = 4096;           // at most; less where a model was trained for less
 inline constexpr int64_t kDefaultChunk = 512;
 
 struct ImportOptions {

@@ -110,7 +110,7 @@ TEST_F(Cli, UsageErrors) {
       {{"run", model, "--prompt-ids=1,288"}, "token 288 at position 1 is outside the vocabulary of 288"},
       {{"run", model, "--prompt-ids=-1"}, "outside the vocabulary"},
       {{"run", model, "--prompt-ids=1,2,3,4,5", "--ctx=4"}, "the prompt has 5 tokens, the context 4"},
-      {{"run", model, "--prompt-ids=1", "--ctx=65"}, "65"},
+      {{"run", model, "--prompt-ids=1", "--ctx=1048577"}, "1048577"},
       {{"run", model, "--prompt-ids=1", "--ctx=0"}, "expected an integer from 1 on"},
       {{"run", model, "--prompt-ids=1", "--ctx="}, "expected an integer from 1 on"},
       {{"run", model, "--prompt-ids=1", "-n", "-1"}, "expected an integer from 0 on"},

@@ -389,12 +389,15 @@ TEST(OpenModel, ChoosesContextChunkAndCache) {
   EXPECT_EQ(Open(tiny, {.kv = DType::kF16})->kv, DType::kF16);
   EXPECT_EQ(Open(tiny, {.context = 8, .chunk = 3})->chunk, 3);
   EXPECT_EQ(Open(tiny, {.kv = DType::kQ8_0}).status().code(), kUnsupported);
-  for (int64_t context : {int64_t{-1}, int64_t{65}, std::numeric_limits<int64_t>::max()}) {
+  EXPECT_EQ(Open(tiny, {.context = 65})->context, 65) << "rope goes on past what was trained";
+  for (int64_t context : {int64_t{-1}, kMostContext + 1, std::numeric_limits<int64_t>::max()}) {
     const absl::Status status = Open(tiny, {.context = context}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange) << context;
     EXPECT_THAT(std::string(status.message()), HasSubstr(absl::StrCat("found ", context)));
   }
   EXPECT_EQ(Open(tiny, {.chunk = 0}).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(OpenModel("preset:smallmind", {.context = 129}).status().code(), absl::StatusCode::kOutOfRange)
+      << "a table of positions ends";
   EXPECT_EQ(OpenModel("preset:llama-3.2-1b")->context, 4096);
 }
 
