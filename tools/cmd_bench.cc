@@ -48,7 +48,9 @@ struct Row {
   double tokens_per_s, stddev;
   int reps;
   std::string ablate;
+  double ratio;
   double logits_err;
+  int64_t steps, barriers;
   int64_t arena_bytes, kv_bytes_per_token;
   double heap_bytes_per_token;
   int64_t peak_rss_bytes;
@@ -67,7 +69,10 @@ Json ToJson(const Row& row) {
           {"stddev", row.stddev},
           {"reps", row.reps},
           {"ablate", row.ablate},
+          {"ratio", row.ratio},
           {"logits_err", row.logits_err},
+          {"steps", row.steps},
+          {"barriers", row.barriers},
           {"arena_bytes", row.arena_bytes},
           {"kv_bytes_per_token", row.kv_bytes_per_token},
           {"heap_bytes_per_token", row.heap_bytes_per_token},
@@ -186,35 +191,62 @@ class Bench {
     return absl::OkStatus();
   }
 
-  // Fills in the measured columns of a row: decoding when tokens > 0, else the prompt.
-  absl::Status Measure(int64_t prompt, int64_t tokens, int reps, Row& row) {
+  // Seconds of a prompt, or of decoding `tokens` after it; adds to `heap` what it grew by.
+  absl::StatusOr<double> Once(int64_t prompt, int64_t tokens, int64_t& heap) {
+    auto start = std::chrono::steady_clock::now();
+    int64_t before = HeapBytes();
+    SINTER_RETURN_IF_ERROR(Prompt(prompt));
+    if (tokens > 0) {
+      before = HeapBytes();
+      start = std::chrono::steady_clock::now();
+      SINTER_RETURN_IF_ERROR(Decode(tokens));
+    }
+    const double seconds = Seconds(start);
+    heap = std::max(heap, HeapBytes() - before);
+    return seconds;
+  }
+
+  // Fills in the measured columns of a row: decoding when tokens > 0, else the prompt. `base`, when given, is measured
+  // in turn with it, so that what else happens on the machine happens to both.
+  absl::Status Measure(int64_t prompt, int64_t tokens, int reps, Bench* base, Row& row) {
     ResetPeak();
-    std::vector<double> rates;
+    std::vector<double> rates, ratios;
     rates.reserve(static_cast<size_t>(reps));
+    ratios.reserve(static_cast<size_t>(reps));
     const int64_t count = tokens > 0 ? tokens : prompt;
-    int64_t heap = 0;
+    int64_t heap = 0, unused = 0;
     for (int rep = -1; rep < reps; ++rep) {
-      auto start = std::chrono::steady_clock::now();
-      int64_t before = HeapBytes();
-      SINTER_RETURN_IF_ERROR(Prompt(prompt));
-      if (tokens > 0) {
-        before = HeapBytes();
-        start = std::chrono::steady_clock::now();
-        SINTER_RETURN_IF_ERROR(Decode(tokens));
+      double of_base = 0;
+      if (base != nullptr) {
+        SINTER_ASSIGN_OR_RETURN(of_base, base->Once(prompt, tokens, unused));
       }
-      const double seconds = Seconds(start);
-      heap = std::max(heap, rep < 0 ? 0 : HeapBytes() - before);
-      if (rep >= 0) rates.push_back(static_cast<double>(count) / seconds);
+      SINTER_ASSIGN_OR_RETURN(const double seconds, Once(prompt, tokens, rep < 0 ? unused : heap));
+      if (rep < 0) continue;
+      rates.push_back(static_cast<double>(count) / seconds);
+      ratios.push_back(base != nullptr ? of_base / seconds : 1);
     }
     const Spread spread = SpreadOf(rates);
     row.tokens_per_s = spread.median;
     row.stddev = spread.stddev;
+    row.ratio = SpreadOf(ratios).median;
     row.heap_bytes_per_token = static_cast<double>(heap) / static_cast<double>(count);
     row.peak_rss_bytes = PeakBytes();
+    CountSteps(tokens > 0 ? 1 : prompt, row);
     return absl::OkStatus();
   }
 
  private:
+  // The steps of the entry that takes so many tokens at once.
+  void CountSteps(int64_t tokens, Row& row) const {
+    std::vector<int64_t> dims(workspace_->module().dims().size(), -1);
+    const std::vector<std::vector<int64_t>> shapes = {{tokens}, {tokens}, {1}};  // ids, positions, wanted rows
+    const LoadedEntry* entry = workspace_->module().FindEntry("main", shapes, dims);
+    if (entry == nullptr) return;
+    row.steps = static_cast<int64_t>(entry->steps.size());
+    row.barriers =
+        std::count_if(entry->steps.begin(), entry->steps.end(), [](const auto& step) { return step.barrier; });
+  }
+
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<Sequence> sequence_;
   std::vector<int32_t> ids_;
@@ -231,13 +263,16 @@ double LogitsError(const std::vector<float>& expected, const std::vector<float>&
   return largest > 0 ? difference / largest : 0;
 }
 
-// What an ablation leaves out. An optional pass keeps the graph a graph: without it the pipeline still chains.
+// What an ablation leaves out. An optional pass leads from a stage to itself: without it the pipeline still chains.
 struct Ablation {
   std::string name;
   std::vector<std::string> disable;
 };
 
-absl::StatusOr<std::vector<Ablation>> Ablations(const BenchFlags& flags) {
+// Loops of dot products take minutes a token where the weights have more bytes than this.
+constexpr uint64_t kMostLoopBytes = uint64_t{256} << 20;
+
+absl::StatusOr<std::vector<Ablation>> Ablations(const BenchFlags& flags, bool large) {
   std::vector<Ablation> ablations = {{"none", {}}};
   if (flags.ablate.empty()) return ablations;
   SINTER_ASSIGN_OR_RETURN(const auto passes, PassesFrom(flags.compile, Stage::kGraph));
@@ -245,7 +280,8 @@ absl::StatusOr<std::vector<Ablation>> Ablations(const BenchFlags& flags) {
   for (const PassInfo* pass : passes) {
     const std::string name(pass->name);
     const bool known = std::find(optional.begin(), optional.end(), name) != optional.end();
-    if (pass->from == Stage::kGraph && pass->to == Stage::kGraph && !known) optional.push_back(name);
+    const bool kept = large && name == "dots-to-gemm";
+    if (pass->from == pass->to && !known && !kept) optional.push_back(name);
   }
   for (const std::string& asked : flags.ablate) {
     if (asked == "all") {
@@ -285,18 +321,31 @@ class Report {
 
 absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const std::vector<int64_t>& threads,
                         Report& report) {
-  SINTER_ASSIGN_OR_RETURN(const std::vector<Ablation> ablations, Ablations(flags));
+  SINTER_ASSIGN_OR_RETURN(const auto whole, OpenExecutable(path, flags.compile, flags.command));
+  uint64_t weights_bytes = 0;
+  for (const fbs::Weight* weight : *whole->metadata().weights()) weights_bytes += weight->bytes();
+  SINTER_ASSIGN_OR_RETURN(const std::vector<Ablation> ablations, Ablations(flags, weights_bytes > kMostLoopBytes));
   if (IsCompiled(path) && ablations.size() > 1) {
     return absl::OutOfRangeError(absl::StrCat(path, " is compiled already: --ablate needs the model"));
+  }
+  if (ablations.size() > 1 && weights_bytes > kMostLoopBytes) {
+    Note("dots-to-gemm stays on: a model of this size takes minutes a token without it");
   }
   std::vector<float> baseline;
   for (const Ablation& ablation : ablations) {
     CompileFlags compile = flags.compile;
     compile.disable.insert(compile.disable.end(), ablation.disable.begin(), ablation.disable.end());
-    SINTER_ASSIGN_OR_RETURN(const auto module, OpenExecutable(path, compile, flags.command));
+    auto module = whole;
+    if (!ablation.disable.empty()) {
+      SINTER_ASSIGN_OR_RETURN(module, OpenExecutable(path, compile, flags.command));
+    }
     if (flags.perf_map) SINTER_RETURN_IF_ERROR(module->WritePerfMap());
     for (int64_t thread_count : threads) {
       SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, static_cast<int>(thread_count)));
+      std::optional<Bench> base;
+      if (!ablation.disable.empty()) {
+        SINTER_ASSIGN_OR_RETURN(base, Bench::Open(whole, static_cast<int>(thread_count)));
+      }
       std::vector<int64_t> prompts = flags.prompts, tokens = flags.tokens;
       if (prompts.empty()) prompts = {std::min(kDefaultPrompt, bench.capacity() / 2)};
       if (tokens.empty()) tokens = {std::min(kDefaultTokens, bench.capacity() / 4)};
@@ -325,13 +374,13 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
         row.prompt = prompt;
         if (prompt > 0) {
           row.test = absl::StrCat("pp", prompt);
-          SINTER_RETURN_IF_ERROR(bench.Measure(prompt, 0, flags.reps, row));
+          SINTER_RETURN_IF_ERROR(bench.Measure(prompt, 0, flags.reps, base ? &*base : nullptr, row));
           report.Add(row);
         }
         for (int64_t n : tokens) {
           if (n == 0) continue;
           row.test = absl::StrCat("tg", n);
-          SINTER_RETURN_IF_ERROR(bench.Measure(prompt, n, flags.reps, row));
+          SINTER_RETURN_IF_ERROR(bench.Measure(prompt, n, flags.reps, base ? &*base : nullptr, row));
           report.Add(row);
         }
       }
@@ -384,8 +433,10 @@ void AddBench(CLI::App& program, Action& action) {
   verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
   AddCompileFlags(*verb, flags->compile);
   verb->footer(
-      "Columns: tokens_per_s is the median, stddev that of the repetitions. logits_err is the largest difference\n"
-      "from the unablated run, relative to its largest logit. heap_bytes_per_token is how much the heap in use\n"
+      "Columns: tokens_per_s is the median, stddev that of the repetitions. ratio is the speed relative to the\n"
+      "unablated module, run in turn (median of the pairs): below 1 the passes left out pay. logits_err is the\n"
+      "largest difference from the unablated run, relative to its largest logit. steps and barriers are those of\n"
+      "the entry that ran. heap_bytes_per_token is how much the heap in use\n"
       "(mallinfo2) grew in a repetition, over its tokens. peak_rss_bytes is the largest resident size while the row "
       "ran.\n"
       "The plain graph, without any pass that improves it, is measured by a second run with -O0.");
