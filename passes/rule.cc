@@ -205,7 +205,7 @@ absl::StatusOr<bool> ApplyRules(absl::Span<const ParsedRule> rules, Module& modu
   const auto attempt = [&](Graph& graph, const Candidate& candidate, OpId root) -> absl::StatusOr<OpId> {
     RuleCount& count = counts[candidate.count];
     const auto start = std::chrono::steady_clock::now();
-    absl::StatusOr<OpId> replacement = TryRule(graph, *candidate.rule, root);
+    const absl::StatusOr<OpId> replacement = TryRule(graph, *candidate.rule, root);
     count.milliseconds += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     ++count.tried;
     count.matched += replacement.ok() && replacement->valid() ? 1 : 0;

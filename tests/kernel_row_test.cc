@@ -129,11 +129,6 @@ TEST_P(RowKernels, Norms) {
                            "} : f32[M,N]\n  return %y\n}"),
               Lengths(3), {}, "row");
   }
-  for (const char* operands : {"layer_norm %x", "layer_norm %x, _, %b", "rms_norm %x"}) {
-    suite.Add(
-        absl::StrCat("(%x: f32[M,N], %b: f32[N]) -> (f32[M,N]) {\n  %y = ", operands, " : f32[M,N]\n  return %y\n}"),
-        Lengths(3), {}, "row");
-  }
   for (int64_t n : kLengths) {
     suite.Add(absl::StrCat("(%x: f32[3,", n, "]) -> (f32[3,", n, "]) {\n  %g = weight \"g", n, "\" : f32[", n,
                            "]\n  %b = weight \"b", n, "\" : f32[", n, "]\n  %y = layer_norm %x, %g, %b : f32[3,", n,
