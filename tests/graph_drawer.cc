@@ -155,7 +155,7 @@ ValueId GraphDrawer::AddFields(const OpFields& given, std::vector<Type> declared
 }
 
 GraphId GraphDrawer::DotBody(const DimExpr& k, DType a, DType b, bool variant) {
-  const int64_t form = variant ? dice_.Between(1, 3) : 0;
+  const int64_t form = variant ? dice_.Between(1, 5) : 0;
   const std::string key = absl::StrCat(dims().ToString(k), " ", Info(a).name, " ", Info(b).name, " ", form);
   const auto made = bodies_.find(key);
   if (made != bodies_.end()) return made->second;
@@ -179,7 +179,8 @@ GraphId GraphDrawer::DotBody(const DimExpr& k, DType a, DType b, bool variant) {
   } else if (form == 2) {
     term = *body.Add(ops::Maximum{.a = p, .b = q});
   } else {
-    term = *body.Add(ops::Mul{.a = p, .b = q});
+    const ValueId left = form == 4 ? *body.Add(ops::Neg{.x = p}) : p;
+    term = *body.Add(ops::Mul{.a = left, .b = form == 5 ? *body.Add(ops::Tanh{.x = q}) : q});
     if (form == 3) term = *body.Add(ops::Add{.a = term, .b = p});
   }
   body.SetResults({*body.Add(ops::Sum{.x = term, .axis = dice_.Chance(50) ? 0 : -1})});

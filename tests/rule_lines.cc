@@ -61,8 +61,9 @@ absl::StatusOr<OpFields> FieldsOfLine(Graph& graph, const ParsedRule::Line& line
   }
   const bool known = !fields.operands.empty() && fields.operands[0].valid();
   for (size_t i = 0; known && i < def.attrs.size(); ++i) {
-    if (def.attrs[i].name != "axis" || fields.attrs[i] != Attr(int64_t{-1}) || dice.Chance(50)) continue;
-    fields.attrs[i] = graph.type(fields.operands[0]).rank() - 1;
+    auto* axis = std::get_if<int64_t>(&fields.attrs[i]);
+    if (def.attrs[i].name != "axis" || *axis != -1 || dice.Chance(50)) continue;
+    *axis = graph.type(fields.operands[0]).rank() - 1;
   }
   return fields;
 }
