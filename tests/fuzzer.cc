@@ -186,7 +186,7 @@ Fuzzer::Prepared Fuzzer::Prepare(int64_t index) {
     }
     // What has no meaning here becomes a parameter, and what reads it goes on with that.
     const Graph& graph = *prepared.graph.module->FindGraph("main");
-    GraphEdit edit{.as_params = std::vector<bool>(graph.num_ops()), .results = graph.results()};
+    GraphEdit edit{.results = graph.results(), .as_params = std::vector<bool>(graph.num_ops())};
     edit.as_params[(*judge)->unusable().value] = true;
     auto tamed = Rebuild(*prepared.graph.module, edit);
     if (!tamed.ok()) return prepared;

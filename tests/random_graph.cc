@@ -307,7 +307,8 @@ absl::StatusOr<std::unique_ptr<Module>> Rebuild(const Module& module, const Grap
   std::vector<ValueId> stands_for(from.num_values());
   for (uint32_t i = 0; i < stands_for.size(); ++i) stands_for[i] = ValueId{i};
   for (const auto& [old, by] : edit.replaced) stands_for[old.value] = by;
-  const auto is_param = [&](OpId op) { return op.value < edit.as_params.size() && edit.as_params[op.value]; };
+  const auto is_in = [](const std::vector<bool>& set, OpId op) { return op.value < set.size() && set[op.value]; };
+  const auto is_param = [&](OpId op) { return is_in(edit.as_params, op); };
 
   // What the results need.
   std::vector<bool> needed(from.num_values());
@@ -316,8 +317,8 @@ absl::StatusOr<std::unique_ptr<Module>> Rebuild(const Module& module, const Grap
   std::vector<bool> kept(from.num_ops());
   for (size_t i = order.size(); i-- > 0;) {
     const OpData& op = from.op(order[i]);
-    kept[order[i].value] =
-        std::any_of(op.results.begin(), op.results.end(), [&](ValueId v) { return needed[v.value]; });
+    kept[order[i].value] = is_in(edit.kept_dead, order[i]) || std::any_of(op.results.begin(), op.results.end(),
+                                                                          [&](ValueId v) { return needed[v.value]; });
     if (!kept[order[i].value] || is_param(order[i])) continue;
     for (ValueId operand : op.fields.operands) {
       if (operand.valid()) needed[stands_for[operand.value].value] = true;

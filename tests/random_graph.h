@@ -47,14 +47,14 @@ absl::StatusOr<RandomGraph> DrawGraph(uint64_t seed, const RuleBook& rules, Draw
 
 // What Rebuild leaves out or changes.
 struct GraphEdit {
-  std::vector<bool> as_params;   // by OpId: its results become parameters; may be shorter than there are ops
-  std::vector<ValueId> results;  // what @main returns
-  IdMap<DimId, DimExpr> dims;    // by which symbols are replaced; may be empty
-  std::vector<std::pair<ValueId, ValueId>> replaced;  // uses of the first become uses of the second
+  std::vector<ValueId> results;                            // what @main returns
+  std::vector<bool> as_params = {};                        // by OpId: its results become parameters
+  std::vector<bool> kept_dead = {};                        // by OpId: it stays even if the results do not need it
+  IdMap<DimId, DimExpr> dims = {};                         // by which symbols are replaced
+  std::vector<std::pair<ValueId, ValueId>> replaced = {};  // uses of the first become uses of the second
 };
 
 // A copy of a module with one entry @main, without what its results do not need: ops, parameters, bodies. Names stay.
-// Parameters of states that are only read stay states.
 absl::StatusOr<std::unique_ptr<Module>> Rebuild(const Module& module, const GraphEdit& edit);
 
 }  // namespace sinter

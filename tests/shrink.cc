@@ -28,8 +28,9 @@ class Shrinker {
     for (bool smaller = true; smaller && !Exhausted();) {
       smaller = false;
       for (bool (Shrinker::*step)() :
-           {&Shrinker::FewerPasses, &Shrinker::FirstPassDone, &Shrinker::LessCode, &Shrinker::FewerResults,
-            &Shrinker::OpsAsParams, &Shrinker::OpsAsOperands, &Shrinker::SymbolsAsNumbers, &Shrinker::SmallerNumbers}) {
+           {&Shrinker::FewerPasses, &Shrinker::FirstPassDone, &Shrinker::FewerDeadOps, &Shrinker::LessCode,
+            &Shrinker::FewerResults, &Shrinker::OpsAsParams, &Shrinker::OpsAsOperands, &Shrinker::SymbolsAsNumbers,
+            &Shrinker::SmallerNumbers}) {
         smaller |= (this->*step)();
       }
     }
@@ -67,7 +68,11 @@ class Shrinker {
     absl::StatusOr<std::unique_ptr<Module>> module = Rebuild(*input_.module, edit);
     return module.ok() && Take(With(*std::move(module)));
   }
-  GraphEdit NoEdit() const { return {.as_params = std::vector<bool>(graph().num_ops()), .results = graph().results()}; }
+  GraphEdit NoEdit() const {
+    return {.results = graph().results(),
+            .as_params = std::vector<bool>(graph().num_ops()),
+            .kept_dead = std::vector<bool>(graph().num_ops(), true)};
+  }
 
   bool FewerPasses() {
     bool smaller = false;
@@ -102,6 +107,24 @@ class Shrinker {
       smaller = true;
     }
     return smaller;
+  }
+
+  // All ops that the results do not need, or one of them.
+  bool FewerDeadOps() {
+    GraphEdit edit = NoEdit();
+    edit.kept_dead.clear();
+    const std::string before = Print(*input_.module);
+    absl::StatusOr<std::unique_ptr<Module>> module = Rebuild(*input_.module, edit);
+    if (!module.ok() || Print(**module) == before) return false;
+    if (Take(With(*std::move(module)))) return true;
+    return EachOp([this](OpId op) {
+      for (ValueId result : graph().op(op).results) {
+        if (graph().UseCount(result) > 0) return false;
+      }
+      GraphEdit one = NoEdit();
+      one.kept_dead[op.value] = false;
+      return TakeEdit(one);
+    });
   }
 
   bool LessCode() {
