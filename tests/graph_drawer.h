@@ -112,8 +112,18 @@ class GraphDrawer {
 };
 
 // Draws an op of this kind whose operands are existing or fresh values: by its recipe in random_ops.cc, or, for a row
-// of the op table without one, by the classes of its operands. Its first result, or None.
+// of the op table without one, with operands from CompleteOperands. Its first result, or None.
 ValueId DrawOp(GraphDrawer& draw, OpKind kind);
+// An operand of that class that broadcasts with `type`.
+ValueId Companion(GraphDrawer& draw, const Type& type, OperandClass cls);
+// A value by its class alone; None for states.
+ValueId OfClass(GraphDrawer& draw, OperandClass cls);
+// The type of a b for products of a [batch.., M, K] with it.
+Type RightSide(GraphDrawer& draw, const Dims& batch, const DimExpr& k, bool trans_b);
+// A number that divides n, from 1 to n.
+int64_t Divisor(Dice& dice, int64_t n);
+// A table of sines for rope of rows of this width.
+ValueId DrawRopeTable(GraphDrawer& draw, const DimExpr& width, const std::string& style);
 // Gives operands that are None a value, so that the op may be accepted; attributes stay as they are.
 void CompleteOperands(GraphDrawer& draw, OpFields& fields);
 // The result type of an op that declares it, of its first operand, whose type is `x`.

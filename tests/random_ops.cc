@@ -2,49 +2,12 @@
 // nothing here: CompleteOperands gives it operands by class, and Infer has the last word. What says more is a recipe.
 #include <algorithm>
 #include <numeric>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "tests/graph_drawer.h"
 
 namespace sinter {
 namespace {
-
-// Of operands that broadcast with `type`: the same shape, a row, one element, a column.
-ValueId Companion(GraphDrawer& draw, const Type& type, OperandClass cls) {
-  if (cls == OperandClass::kBool) return draw.Mask(type.dims);
-  Dice& dice = draw.dice();
-  const int64_t form = dice.Below(20);
-  if (form < 8) {
-    const ValueId other = draw.Existing([&](const Type& t) {
-      return t.dtype == type.dtype && Broadcast(t.dims, type.dims, draw.dims()).ok() && t.rank() <= type.rank();
-    });
-    if (other.valid()) return other;
-  }
-  if (form < 13) return draw.Like(type);
-  if (form < 16) return draw.Like({type.dtype, {type.dims.back()}});
-  if (form < 18 && IsFloat(type.dtype)) {
-    return draw.Constant(static_cast<double>(dice.Between(-6, 6)) / 4, type.dtype);
-  }
-  Type column = type;
-  column.dims.back() = 1;
-  return draw.Like(column);
-}
-
-// A value by its class alone.
-ValueId OfClass(GraphDrawer& draw, OperandClass cls) {
-  const auto accepts = [&](const Type& t) {
-    return cls == OperandClass::kInt    ? IsInt(t.dtype)
-           : cls == OperandClass::kBool ? t.dtype == DType::kBool
-                                        : IsFloat(t.dtype) || (cls == OperandClass::kNumber && IsInt(t.dtype));
-  };
-  if (cls == OperandClass::kState) return ValueId::None();
-  const ValueId value = draw.Existing(accepts);
-  if (value.valid()) return value;
-  Type type = draw.RandomType();
-  if (cls == OperandClass::kInt) type.dtype = DType::kI32;
-  return cls == OperandClass::kBool ? draw.Mask(type.dims) : draw.Param(type);
-}
 
 OpFields Defaults(OpKind kind) {
   const OpDef& def = Def(kind);
@@ -54,15 +17,6 @@ OpFields Defaults(OpKind kind) {
   }
   for (const AttrDef& attr : def.attrs) fields.attrs.push_back(attr.default_value);
   return fields;
-}
-
-// A number that divides n, from 1 to n.
-int64_t Divisor(Dice& dice, int64_t n) {
-  std::vector<int64_t> divisors;
-  for (int64_t d = 1; d <= n; ++d) {
-    if (n % d == 0) divisors.push_back(d);
-  }
-  return dice.Pick(divisors);
 }
 
 int64_t AnyAxis(GraphDrawer& draw, ValueId x) {
@@ -146,21 +100,6 @@ ValueId DrawLayerNorm(GraphDrawer& draw) {
 ValueId DrawRmsNorm(GraphDrawer& draw) {
   const ValueId x = draw.AnyFloat();
   return draw.Add(ops::RmsNorm{.x = x, .gamma = RowOf(draw, x), .eps = Epsilon(draw.dice())});
-}
-
-// b of a product with rows along `k` and batch axes that serve those of a.
-Type RightSide(GraphDrawer& draw, const Dims& batch, const DimExpr& k, bool trans_b) {
-  Dice& dice = draw.dice();
-  Type b{dice.Chance(80) ? DType::kF32 : draw.Float(), {}};
-  const int64_t shared = batch.empty() ? 0 : dice.Between(0, static_cast<int64_t>(batch.size()));
-  for (int64_t i = 0; i < shared; ++i) b.dims.push_back(dice.Chance(85) ? batch[static_cast<size_t>(i)] : DimExpr(1));
-  const DimExpr n = dice.Chance(25) ? draw.AnyDim() : draw.Number();
-  b.dims.push_back(trans_b ? n : k);
-  b.dims.push_back(trans_b ? k : n);
-  if (b.dims.size() == 2 && trans_b && k.is_const() && k.constant() % 32 == 0 && dice.Chance(3)) {
-    b.dtype = dice.Chance(50) ? DType::kQ8_0 : DType::kQ4_0;
-  }
-  return b;
 }
 
 ValueId DrawGemm(GraphDrawer& draw) {
@@ -318,11 +257,9 @@ ValueId DrawRope(GraphDrawer& draw) {
   if (!x.valid()) return x;
   const Dims& dims = draw.type(x).dims;
   const std::string style = dice.Chance(50) ? "norm" : "neox";
-  const Type table{DType::kF32, {draw.positions(), dims.back() * DimExpr(2)}};
+  const Type type{DType::kF32, {draw.positions(), dims.back() * DimExpr(2)}};
   const DimExpr rows = dims[dims.size() - 2];
-  ops::RopeTable made{.base = dice.Chance(50) ? 10000.0 : 100.0, .scale = dice.Chance(70) ? 1.0 : 0.5, .style = style};
-  if (dice.Chance(15)) made.factors = draw.Weight({DType::kF32, {dims.back().constant() / 2}});
-  const ValueId angles = dice.Chance(85) ? draw.Add(made, {table}) : draw.Param(table);
+  const ValueId angles = dice.Chance(85) ? DrawRopeTable(draw, dims.back(), style) : draw.Param(type);
   return draw.Add(ops::Rope{.x = x, .pos = draw.Index(rows), .table = angles, .style = style});
 }
 
@@ -353,49 +290,12 @@ ValueId DrawKvAppend(GraphDrawer& draw) {
       ops::KvView{.cache = cache, .len = dice.Chance(80) ? draw.seen() : DimExpr(dice.Between(1, draw.positions()))});
 }
 
-// For a product of which one side is known: the other.
-void CompleteGemm(GraphDrawer& draw, OpFields& fields) {
-  ValueId &a = fields.operands[0], &b = fields.operands[1];
-  const bool trans_a = std::get<bool>(fields.attrs[0]), trans_b = std::get<bool>(fields.attrs[1]);
-  if (!a.valid() && b.valid() && draw.type(b).rank() >= 2) {
-    const Dims& dims = draw.type(b).dims;
-    const DimExpr k = dims[dims.size() - (trans_b ? 1 : 2)];
-    Type type{DType::kF32, Dims(dims.begin(), dims.end() - 2)};
-    if (draw.dice().Chance(50)) type.dims.push_back(1 + draw.dice().Below(3));
-    type.dims.push_back(trans_a ? k : draw.rows());
-    type.dims.push_back(trans_a ? draw.rows() : k);
-    a = draw.Like(type);
-  }
-  if (!a.valid()) a = draw.AnyFloat(2);
-  if (b.valid() || !a.valid() || draw.type(a).rank() < 2) return;
-  const Dims& dims = draw.type(a).dims;
-  b = draw.Like(RightSide(draw, Dims(dims.begin(), dims.end() - 2), dims[dims.size() - (trans_a ? 2 : 1)], trans_b));
-}
-
-// Keys and values for queries [.., T, D], as wide as those and as many as each other.
-void CompleteAttend(GraphDrawer& draw, OpFields& fields) {
-  ValueId &q = fields.operands[0], &k = fields.operands[1], &v = fields.operands[2];
-  if (!q.valid()) q = draw.AnyFloat(2);
-  const Dims queries = draw.type(q).dims;
-  if (queries.size() < 2) return;
-  const Dims batch(queries.begin(), queries.end() - 2);
-  if (!k.valid()) k = draw.Like(RightSide(draw, batch, queries.back(), /*trans_b=*/true));
-  if (!k.valid() || v.valid()) return;
-  Type values = RightSide(draw, batch, draw.type(k).dims[draw.type(k).dims.size() - 2], /*trans_b=*/false);
-  if (draw.dice().Chance(50)) values.dims.back() = queries.back();
-  v = draw.Like(values);
-  if (!v.valid() || fields.operands.size() < 4 || fields.operands[3].valid() || draw.dice().Chance(40)) return;
-  Dims scores = queries;
-  scores.back() = draw.type(k).dims[draw.type(k).dims.size() - 2];
-  fields.operands[3] = draw.Mask(scores);
-}
-
 ValueId DrawAttend(GraphDrawer& draw) {
   OpFields fields = Defaults(*ParseOpKind("attend"));
   for (Attr& attr : fields.attrs) {
     if (auto* scale = std::get_if<double>(&attr)) *scale = static_cast<double>(draw.dice().Between(1, 4)) / 4;
   }
-  CompleteAttend(draw, fields);
+  CompleteOperands(draw, fields);
   return draw.AddFields(fields);
 }
 
@@ -436,92 +336,14 @@ constexpr Recipe kRecipes[] = {
     {"kv_view", DrawKvAppend},
 };
 
-void CompleteDequantize(GraphDrawer& draw, OpFields& fields) {
-  const DType dtype = draw.dice().Chance(50) ? DType::kQ8_0 : DType::kQ4_0;
-  if (!fields.operands[0].valid()) {
-    fields.operands[0] = draw.Weight({dtype, {draw.Number(), DimExpr(32 * draw.dice().Between(1, 2))}});
-  }
-}
-
-// As a rule from a narrower type.
-void CompleteConvert(GraphDrawer& draw, OpFields& fields) {
-  if (fields.operands[0].valid() || draw.dice().Chance(30)) return;
-  Type type = draw.RandomType();
-  type.dtype = draw.dice().Chance(50) ? DType::kF16 : DType::kBF16;
-  const ValueId narrow = draw.Existing([](const Type& t) { return t.dtype == DType::kF16 || t.dtype == DType::kBF16; });
-  fields.operands[0] = narrow.valid() && draw.dice().Chance(70) ? narrow : draw.Param(type);
-}
-
-// Rows [T,C] for heads.
-void CompleteHeads(GraphDrawer& draw, OpFields& fields) {
-  if (!fields.operands[0].valid()) fields.operands[0] = draw.AnyFloat(2, 2);
-}
-
-void CompleteRope(GraphDrawer& draw, OpFields& fields) {
-  ValueId &x = fields.operands[0], &pos = fields.operands[1], &table = fields.operands[2];
-  if (!x.valid()) x = draw.AnyFloat(2);
-  if (!x.valid() || draw.type(x).rank() < 2) return;
-  const Dims& dims = draw.type(x).dims;
-  if (!pos.valid()) pos = draw.Index(dims[dims.size() - 2]);
-  if (table.valid()) return;
-  table = draw.Add(ops::RopeTable{.style = std::get<std::string>(fields.attrs[0])},
-                   {Type{DType::kF32, {draw.positions(), dims.back() * DimExpr(2)}}});
-}
-
-struct Completion {
-  absl::string_view op;
-  void (*complete)(GraphDrawer&, OpFields&);
-};
-
-constexpr Completion kCompletions[] = {{"gemm", CompleteGemm},       {"attend", CompleteAttend},
-                                       {"convert", CompleteConvert}, {"dequantize", CompleteDequantize},
-                                       {"heads", CompleteHeads},     {"rope", CompleteRope}};
-
 }  // namespace
 
-void CompleteOperands(GraphDrawer& draw, OpFields& fields) {
-  const OpDef& def = Def(fields.kind);
-  for (const Completion& completion : kCompletions) {
-    if (completion.op == def.name) completion.complete(draw, fields);
-  }
-  std::optional<Type> known;
-  for (ValueId operand : fields.operands) {
-    if (operand.valid() && !draw.type(operand).state && draw.type(operand).dtype != DType::kBool)
-      known = draw.type(operand);
-  }
-  for (size_t i = 0; i < fields.operands.size(); ++i) {
-    ValueId& operand = fields.operands[i];
-    const OperandDef& row = def.operands[std::min(i, def.operands.size() - 1)];
-    if (operand.valid() || (row.optional && draw.dice().Chance(50))) continue;
-    if (row.cls == OperandClass::kInt) {
-      operand = draw.Index(draw.rows());
-    } else if (known) {
-      operand = Companion(draw, *known, row.cls);
-    } else {
-      operand = OfClass(draw, row.cls);
-      if (operand.valid() && row.cls != OperandClass::kBool) known = draw.type(operand);
-    }
-  }
-}
-
-Type DeclaredType(GraphDrawer& draw, const OpFields& fields, const Type& x) {
+ValueId DrawRopeTable(GraphDrawer& draw, const DimExpr& width, const std::string& style) {
   Dice& dice = draw.dice();
-  if (fields.kind == OpKind::kDequantize) return {DType::kF32, x.dims};
-  if (fields.kind == OpKind::kConvert) {
-    const DType narrow = dice.Chance(50) ? DType::kF16 : DType::kBF16;
-    return {x.dtype == DType::kF32 ? narrow : DType::kF32, x.dims};
-  }
-  if (fields.kind == OpKind::kReshape) {
-    Type type = x;
-    type.dims.insert(type.dims.begin() + dice.Below(x.rank() + 1), 1);
-    return type;
-  }
-  if (fields.kind != OpKind::kHeads || x.rank() != 2 || !x.dims[1].is_const()) return x;
-  const int64_t first = std::get<int64_t>(fields.attrs[0]),
-                groups = std::max<int64_t>(1, std::get<int64_t>(fields.attrs[1]));
-  const int64_t columns = std::max<int64_t>(1, (x.dims[1].constant() - first) / groups);
-  const int64_t queries = Divisor(dice, columns);
-  return {x.dtype, {groups, queries, x.dims[0], columns / queries}};
+  if (!width.is_const()) return ValueId::None();
+  ops::RopeTable table{.base = dice.Chance(50) ? 10000.0 : 100.0, .scale = dice.Chance(70) ? 1.0 : 0.5, .style = style};
+  if (dice.Chance(15)) table.factors = draw.Weight({DType::kF32, {width.constant() / 2}});
+  return draw.Add(table, {Type{DType::kF32, {draw.positions(), width * DimExpr(2)}}});
 }
 
 ValueId DrawOp(GraphDrawer& draw, OpKind kind) {
