@@ -22,6 +22,7 @@ namespace {
 
 constexpr unsigned kHangSeconds = 30;  // of one graph
 constexpr int kTamings = 12;
+constexpr absl::string_view kDrawing = "drawing";
 
 void CopyText(absl::string_view text, absl::Span<char> out) {
   const size_t n = std::min(text.size(), out.size() - 1);
@@ -232,7 +233,7 @@ std::optional<FuzzFailure> Fuzzer::RunGraph(int64_t index) {
   const FuzzObserver observer = Observer();
   shared_->at = index;
   shared_->plan = 0;
-  observer.phase("drawing");
+  observer.phase(kDrawing);
   ++stats.graphs;
   Prepared prepared = Prepare(index);
   if (prepared.judge == nullptr) {
@@ -292,6 +293,9 @@ absl::StatusOr<std::optional<FuzzFailure>> Fuzzer::Run(int64_t first) {
   if (outcome.verdict != Verdict::kFailed) return std::nullopt;
   const int64_t at = shared_->at;
   const size_t plan = shared_->plan;
+  if (absl::string_view(shared_->note.phase) == kDrawing) {
+    return absl::InternalError(absl::StrCat("graph ", at, " of seed ", options_.seed, ": ", outcome.message));
+  }
   const FuzzStats before = shared_->stats;  // it is drawn again, and counted once
   Prepared prepared = Prepare(at);
   shared_->stats = before;
@@ -315,7 +319,7 @@ Outcome TryInput(const FuzzInput& input, const FuzzObserver& observer) {
 Outcome TryInputApart(const FuzzInput& input) {
   auto* note = NewShared<Note>();
   if (note == nullptr) return {Verdict::kUnsupported, "no memory", ""};
-  CopyText("drawing", absl::MakeSpan(note->phase));
+  CopyText(kDrawing, absl::MakeSpan(note->phase));
   const std::optional<int> status = RunApart([&] {
     alarm(kHangSeconds / 3);
     FuzzObserver observer;

@@ -96,7 +96,7 @@ void CompleteAttend(GraphDrawer& draw, OpFields& fields) {
   if (queries.size() < 2) return;
   const Dims batch(queries.begin(), queries.end() - 2);
   if (!k.valid()) k = draw.Like(RightSide(draw, batch, queries.back(), /*trans_b=*/true));
-  if (!k.valid() || v.valid()) return;
+  if (!k.valid() || v.valid() || draw.type(k).rank() < 2) return;
   Type values = RightSide(draw, batch, draw.type(k).dims[draw.type(k).dims.size() - 2], /*trans_b=*/false);
   if (draw.dice().Chance(50)) values.dims.back() = queries.back();
   v = draw.Like(values);
