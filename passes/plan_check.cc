@@ -121,10 +121,8 @@ bool Covers(const Footprint& a, const Footprint& b) {
     return false;
   }
   for (size_t i = 0; i < a.rank(); ++i) {
-    const bool stays = a.Within(i) && b.Within(i) && b.stride(i) == DimExpr(0);  // at the first of what the grain has
-    if (!stays && !(a.axis(i) == b.axis(i))) return false;
-    if (a.block(i) != b.block(i)) return false;
-    if (!stays && !(a.stride(i) == b.stride(i))) return false;
+    if (a.Within(i) && b.Within(i) && b.stride(i) == DimExpr(0)) continue;  // at the first of what the grain has
+    if (!(a.axis(i) == b.axis(i)) || a.block(i) != b.block(i) || !(a.stride(i) == b.stride(i))) return false;
   }
   return true;
 }
