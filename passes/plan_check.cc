@@ -130,7 +130,10 @@ bool Covers(const Footprint& a, const Footprint& b) {
 // Whether what grain i of one touches lies in the i-th of equal slabs, and what grain i of the other touches, too; or
 // they touch different bytes whatever the grains. Both are cut along one axis, one place a grain.
 bool KeepToSlabs(const Footprint& a, const Footprint& b, const DimTable& dims) {
-  if (a.part->gemm || b.part->gemm || a.access->dtype != b.access->dtype) return false;
+  for (const Footprint* f : {&a, &b}) {
+    if (f->part->gemm && f->access != &f->part->gemm->c) return false;
+  }
+  if (a.access->dtype != b.access->dtype) return false;
   DimExpr slab[2], count[2];
   for (int side = 0; side < 2; ++side) {
     const Footprint& f = side == 0 ? a : b;
