@@ -5,9 +5,10 @@
 // that a graph with less in it still gets the same data.
 //
 // The tolerance of an element of a result is kSlack times the largest distance, over that result, between exact
-// evaluation in double and evaluations that round and then move every value by up to one unit in the last place, plus
-// two roundings of the result's own type. Inputs avoid NaN and infinity; a mask sees the first position of each row. A
-// graph that still meets them in between, or values over kMaxValue, is unusable as it is: FindUnusable names the op.
+// evaluation in double and evaluations that round and then move every value, those within fused ops included, by up to
+// one unit in the last place, plus two roundings of the result's own type. Inputs avoid NaN and infinity; a mask sees
+// the first position of each row. A graph that still meets them in between, or values over kMaxValue, is unusable as it
+// is: unusable() names the op.
 #pragma once
 
 #include <cstdint>
