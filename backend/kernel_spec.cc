@@ -48,6 +48,8 @@ std::string TypeProblem(const RowSpec& row) {
     }
     const auto rope = expr.DefAs<ops::Rope>(value);
     if (rope && !row.leaves.at(rope->x).strides.back().is_one()) return "rope along a strided axis";
+    const bool one_position = expr.DefAs<ops::CausalMask>(value) && expr.type(value).dims.back().is_one();
+    if (one_position && !row.axes.back().is_one()) return "a causal mask of one position that serves several";
     if (!IsFloat(access.dtype) && strided(access)) return "integers or masks along a strided axis";
   }
   for (const RowSpec::Store& store : row.stores) {
@@ -154,7 +156,7 @@ class SpecBuilder {
     Access::Gather gather{
         at.operand,     at.dtype, at.offset, std::vector<DimExpr>(rank, DimExpr(0)), std::move(row_stride),
         std::move(rows)};
-    gather.strides[axis] = at.strides[0];
+    if (!body_.type(index).dims[0].is_one()) gather.strides[axis] = at.strides[0];  // one row may serve many
     return gather;
   }
 
@@ -185,7 +187,7 @@ class SpecBuilder {
       row.leaves.emplace(value, std::move(pos));
     } else if (auto rope = body_.As<ops::Rope>(data.def)) {
       SINTER_RETURN_IF_ERROR(AddLeaf(rope->x, rank));
-      if (!row.leaves.contains(rope->x)) return No("rope of a computed value");
+      if (!row.leaves.contains(rope->x) || body_.DefAs<ops::Rope>(rope->x)) return No("rope of a computed value");
       SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(rope->table));
       SINTER_ASSIGN_OR_RETURN(table.gather,
                               GatherBy(rope->pos, table.strides[0], body_.type(rope->table).dims[0], rank, rank - 2));

@@ -289,6 +289,7 @@ absl::Status GraphRunner::RunStep(Step& step) {
   for (size_t i = 0; i < step.results.size(); ++i) {
     Tensor& result = step.results[i];
     RoundElements(result.dtype, options_.precision, absl::MakeSpan(result.values));
+    if (options_.perturb) options_.perturb(result);
     values_[op.results[i].value] = &result;
     if (options_.observe) options_.observe(op.results[i], result);
   }

@@ -38,7 +38,10 @@ struct EvalOptions {
   Precision precision = Precision::kAsTyped;
   WeightReader weights;  // may be empty when the graph has no weights
   // Called with every value of the graph (not of its bodies) as it is made.
-  std::function<void(ValueId, const Tensor&)> observe;
+  std::function<void(ValueId, const Tensor&)> observe = {};
+  // Called with every value as it is made and rounded, those of bodies included; may change its elements a little, so
+  // that several runs say what roundings in other places do to a result. May be empty.
+  std::function<void(Tensor&)> perturb = {};
 };
 
 // Evaluates one graph. Dims are bound from the shapes of the arguments and from `dims` (symbol -> value, -1 where

@@ -38,7 +38,7 @@ int64_t ParamOf(const Graph& body, ValueId value) {
   if (body.type(value).dtype != DType::kF32) return -1;
   if (const auto convert = body.DefAs<ops::Convert>(value)) value = convert->x;
   const ValueData& data = body.value(value);
-  return !data.def.valid() && Multiplies(data.type.dtype) ? data.index : -1;
+  return !data.def.valid() && Multiplies(data.type.dtype) ? int64_t{data.index} : -1;
 }
 
 bool IsDotProduct(const Graph& body) {

@@ -5,6 +5,14 @@
 namespace sinter {
 namespace {
 
+// What the right sides say of epsilon. A build option makes it wrong on purpose, for the fuzzer to find: the op forgets
+// which epsilon there was.
+#ifdef SINTER_WRONG_REWRITE
+constexpr char kEps[] = " {eps=1e-5}";
+#else
+constexpr char kEps[] = " {eps=$eps}";
+#endif
+
 // Conversions that leave a wider type by one op and come back by another do it for the precision that the op has
 // anyway.
 bool Widens(const RuleMatch& match) {
@@ -58,8 +66,7 @@ std::vector<Rule> NormRules(const std::string& name, const std::string& op, cons
     for (const Inverse& inverse : kInverses) {
       for (const Scaled& product : kProducts) {
         const std::string left = absl::StrCat(square, inverse.text, product.text);
-        rules.push_back(
-            {name, absl::StrCat(left, "=>\n %y = ", op, " ", x, product.gamma, " {eps=$eps}"), inverse.when});
+        rules.push_back({name, absl::StrCat(left, "=>\n %y = ", op, " ", x, product.gamma, kEps), inverse.when});
       }
     }
   }

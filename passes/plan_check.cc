@@ -121,10 +121,8 @@ bool Covers(const Footprint& a, const Footprint& b) {
     return false;
   }
   for (size_t i = 0; i < a.rank(); ++i) {
-    const bool stays = a.Within(i) && b.Within(i) && b.stride(i) == DimExpr(0);  // at the first of what the grain has
-    if (!stays && !(a.axis(i) == b.axis(i))) return false;
-    if (a.block(i) != b.block(i)) return false;
-    if (!stays && !(a.stride(i) == b.stride(i))) return false;
+    if (a.Within(i) && b.Within(i) && b.stride(i) == DimExpr(0)) continue;  // at the first of what the grain has
+    if (!(a.axis(i) == b.axis(i)) || a.block(i) != b.block(i) || !(a.stride(i) == b.stride(i))) return false;
   }
   return true;
 }
@@ -132,7 +130,10 @@ bool Covers(const Footprint& a, const Footprint& b) {
 // Whether what grain i of one touches lies in the i-th of equal slabs, and what grain i of the other touches, too; or
 // they touch different bytes whatever the grains. Both are cut along one axis, one place a grain.
 bool KeepToSlabs(const Footprint& a, const Footprint& b, const DimTable& dims) {
-  if (a.part->gemm || b.part->gemm || a.access->dtype != b.access->dtype) return false;
+  for (const Footprint* f : {&a, &b}) {
+    if (f->part->gemm && f->access != &f->part->gemm->c) return false;
+  }
+  if (a.access->dtype != b.access->dtype) return false;
   DimExpr slab[2], count[2];
   for (int side = 0; side < 2; ++side) {
     const Footprint& f = side == 0 ? a : b;
@@ -287,7 +288,7 @@ class EntryChecker {
         const bool together =
             steps_[x.first].epoch <= steps_[y.last].epoch && steps_[y.first].epoch <= steps_[x.last].epoch;
         if (!together || !Overlap(x.range, y.range)) continue;
-        const bool same_place = x.range.begin == y.range.begin && x.range.end == y.range.end;
+        const bool same_place = x.range.begin == y.range.begin;  // one may end before the other
         if (same_place && x.last == y.first && TakesPlace(steps_[y.first], a->first, b->first)) continue;
         if (same_place && y.last == x.first && TakesPlace(steps_[x.first], b->first, a->first)) continue;
         return Wrong(graph_, b->first, absl::StrCat("overlaps %", graph_.value(a->first).name, " while both live"));

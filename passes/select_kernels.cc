@@ -57,6 +57,9 @@ class Selector {
   };
 
   bool id_is(OpId id, OpKind kind) const { return graph_.op(id).kind() == kind; }
+  bool IsConstant(ValueId v) const {
+    return graph_.value(v).def.valid() && id_is(graph_.value(v).def, OpKind::kConstant);
+  }
 
   Body NewBody(absl::string_view name) { return Body{&module_.AddGraph(absl::StrCat("k_", name)), {}, {}, {}}; }
 
@@ -114,9 +117,19 @@ class Selector {
     }
     for (ValueId v :
          std::vector<ValueId>(graph_.op(def).fields.operands.begin(), graph_.op(def).fields.operands.end())) {
-      SINTER_RETURN_IF_ERROR(Import(body, v, before));
+      SINTER_RETURN_IF_ERROR(ImportStored(body, v, before));
     }
     return CloneInto(body, def);
+  }
+
+  // For what is read through strides: kernels compute with constants, but load only what is stored.
+  absl::Status ImportStored(Body& body, ValueId value, OpId before) {
+    if (body.inside.contains(value) || !IsConstant(value)) {
+      return Import(body, value, before);
+    }
+    SINTER_ASSIGN_OR_RETURN(const ValueId dense, Materialize(value, before));
+    Alias(body, value, dense);
+    return absl::OkStatus();
   }
 
   // A dense copy of a view, made by a kernel before `before`.
@@ -212,7 +225,7 @@ class Selector {
 
   // Operands of a product that no tile can read as they lie are copied first.
   absl::Status ImportGemm(Body& body, const ops::Gemm& gemm, OpId id) {
-    SINTER_RETURN_IF_ERROR(Import(body, gemm.a, id));
+    SINTER_RETURN_IF_ERROR(ImportStored(body, gemm.a, id));
     std::string pack;
     SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm.b, gemm.trans_b, pack));
     if (!pack.empty()) {
@@ -225,7 +238,7 @@ class Selector {
     };
     const bool rows_of_b = contiguous(gemm.b, !gemm.trans_b);
     const bool dots = contiguous(gemm.b, gemm.trans_b) && contiguous(gemm.a, !gemm.trans_a);
-    if (rows_of_b || dots) return Import(body, gemm.b, id);
+    if (rows_of_b || dots) return ImportStored(body, gemm.b, id);
     if (!gemm.trans_b) {
       SINTER_ASSIGN_OR_RETURN(ValueId dense, Materialize(gemm.b, id));
       Alias(body, gemm.b, dense);
@@ -261,8 +274,9 @@ class Selector {
     } else if (auto attend = graph_.As<ops::Attend>(id)) {
       SINTER_RETURN_IF_ERROR(ImportAttend(body, *attend, id));
     } else {
+      const bool computes = op.def().Has(kElementwise) || op.def().Has(kReduce);
       for (ValueId v : op.fields.operands) {
-        if (v.valid()) SINTER_RETURN_IF_ERROR(Import(body, v, id));
+        if (v.valid()) SINTER_RETURN_IF_ERROR(computes ? Import(body, v, id) : ImportStored(body, v, id));
       }
     }
     SINTER_RETURN_IF_ERROR(CloneInto(body, id));

@@ -93,6 +93,32 @@ TEST_P(GroupKernels, ValuesWithOtherReaders) {
   Check(suite);
 }
 
+// Ops that look at their place in a value join another step only where their place is that of the step.
+TEST_P(GroupKernels, OpsThatKnowTheirPlace) {
+  KernelSuite suite;
+  for (const char* style : {"norm", "neox"}) {
+    suite.Add(absl::StrCat("(%x: f32[3,20], %i: i32[3], %t: f32[4,40]) -> (f32[3,20]) {\n"
+                           "  %a = rope %x, %i, %t {style=\"",
+                           style, "\"} : f32[3,20]\n  %b = rope %a, %i, %t {style=\"", style,
+                           "\"} : f32[3,20]\n  return %b\n}"),
+              {{}});
+    suite.Add(absl::StrCat("(%q: f32[1,20], %i: i32[1], %t: f32[4,40], %x: f32[5,20]) -> (f32[5,20]) {\n"
+                           "  %a = rope %q, %i, %t {style=\"",
+                           style, "\"} : f32[1,20]\n  %y = add %a, %x : f32[5,20]\n  return %y\n}"),
+              {{}});
+  }
+  suite.Add(
+      "(%i: i32[3], %a: f32[3,1], %b: f32[1], %x: f32[3,20]) -> (f32[3,20]) {\n"
+      "  %m = causal_mask %i {len=1} : bool[3,1]\n  %s = select %m, %a, %b : f32[3,1]\n"
+      "  %y = add %s, %x : f32[3,20]\n  return %y\n}",
+      {{}});
+  suite.Add(
+      "(%t: f32[4,20], %i: i32[1], %x: f32[5,20]) -> (f32[5,20]) {\n"
+      "  %r = take %t, %i : f32[1,20]\n  %y = add %r, %x : f32[5,20]\n  return %y\n}",
+      {{}});
+  Check(suite);
+}
+
 SINTER_TARGET_TESTS(GroupKernels);
 
 }  // namespace

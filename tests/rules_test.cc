@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -16,6 +15,8 @@
 #include "ir/verifier.h"
 #include "passes/check_each.h"
 #include "passes/pass.h"
+#include "tests/dice.h"
+#include "tests/rule_lines.h"
 
 namespace sinter {
 namespace {
@@ -40,31 +41,32 @@ bool Has(const ParsedRule& rule, OpKind kind) {
 // the parameters are f16, and a conversion leads to f32 or from there to f16.
 class Instance {
  public:
-  Instance(const ParsedRule& rule, uint32_t seed) : rule_(rule), random_(seed) {
+  Instance(const ParsedRule& rule, uint64_t seed) : rule_(rule), dice_(seed) {
     int64_t least = std::any_of(rule.left.begin(), rule.left.end(), IsAttention) ? 2 : 1;
     for (const ParsedRule::Line& line : rule.left) {
       if (line.kind != OpKind::kRepeat) continue;
       repeated_ = static_cast<int64_t>(line.attributes[0].number[0].number);
       least = repeated_ + 3;
     }
-    const int64_t rank = least + Below(5 - least);
-    keys_ = 1 + Below(6), width_ = 1 + Below(6);
-    for (int64_t i = 0; i < rank; ++i) sizes_.push_back(1 + Below(i + 1 == rank ? 8 : 4));
+    const int64_t rank = dice_.Between(least, 4);
+    keys_ = dice_.Between(1, 6), width_ = dice_.Between(1, 6);
+    for (int64_t i = 0; i < rank; ++i) sizes_.push_back(dice_.Between(1, i + 1 == rank ? 8 : 4));
     if (Has(rule, OpKind::kDequantize)) sizes_.back() *= 32;
     if (Has(rule, OpKind::kRope)) sizes_.back() *= 2;
-    symbolic_ = Coin();  // the rows are T
     module = std::make_unique<Module>("rule");
     const absl::StatusOr<DimId> t = module->dims.Add({"T", 1, 4});
     for (int64_t size : sizes_) dims_.emplace_back(size);
-    if (symbolic_ && rank > 1) dims_[static_cast<size_t>(rank - 2)] = DimExpr::Symbol(*t);
+    if (rank > 1 && dice_.Chance(50)) dims_[static_cast<size_t>(rank - 2)] = DimExpr::Symbol(*t);  // the rows
     float_ = Has(rule, OpKind::kConvert) ? DType::kF16 : DType::kF32;
   }
 
   // kInvalidArgument: the shapes do not fit the left side.
   absl::Status Build(const std::vector<Shape>& shapes) {
     graph_ = &module->AddGraph("main");
-    values_.assign(rule_.values.size(), ValueId::None());
-    for (size_t i = 0; i < rule_.scalars.size(); ++i) scalars_.push_back(0.25 + 0.25 * static_cast<double>(Below(8)));
+    names_.values.assign(rule_.values.size(), ValueId::None());
+    for (size_t i = 0; i < rule_.scalars.size(); ++i) {
+      names_.scalars.push_back(static_cast<double>(dice_.Between(1, 8)) / 4);
+    }
     size_t free = 0;
     for (size_t i = 0; i < rule_.left_values; ++i) {
       if (rule_.maker[i] >= 0) continue;
@@ -72,7 +74,7 @@ class Instance {
       SINTER_RETURN_IF_ERROR(AddParam(i, shape));
     }
     for (const ParsedRule::Line& line : rule_.left) SINTER_RETURN_IF_ERROR(AddLine(line));
-    graph_->SetResults({values_[static_cast<size_t>(rule_.left.back().result)]});
+    graph_->SetResults({names_.values[static_cast<size_t>(rule_.left.back().result)]});
     return absl::OkStatus();
   }
 
@@ -95,9 +97,6 @@ class Instance {
   std::vector<Tensor> args;
 
  private:
-  int64_t Below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
-  bool Coin() { return Below(2) == 0; }
-
   // The most special class among the operands that the value is.
   static OperandClass ClassOf(const ParsedRule& rule, int value) {
     for (const ParsedRule::Line& line : rule.left) {
@@ -166,24 +165,19 @@ class Instance {
                         : cls == OperandClass::kInt ? DType::kI32
                         : quantized                 ? DType::kQ8_0
                                                     : float_;
-    values_[value] = graph_->AddParam(rule_.values[value], {dtype, ShapeOf(dims_, static_cast<int>(value), shape)});
+    names_.values[value] =
+        graph_->AddParam(rule_.values[value], {dtype, ShapeOf(dims_, static_cast<int>(value), shape)});
     Tensor tensor = Tensor::Zeros(dtype, ShapeOf(sizes_, static_cast<int>(value), shape));
     for (size_t i = 0; i < tensor.values.size(); ++i) {
-      const double number = std::ldexp(static_cast<double>(random_()), -30) - 2;
-      const bool seen = i % static_cast<size_t>(tensor.dims.back()) == 0 || Coin();
+      const double number = dice_.Uniform(-2, 2);
+      const bool seen = i % static_cast<size_t>(tensor.dims.back()) == 0 || dice_.Chance(50);
       tensor.values[i] = dtype == DType::kBool  ? (seen ? 1 : 0)
-                         : dtype == DType::kI32 ? static_cast<double>(Below(kPositions))
+                         : dtype == DType::kI32 ? static_cast<double>(dice_.Below(kPositions))
                          : quantized            ? number
                                                 : RoundTo(dtype, number);
     }
     args.push_back(std::move(tensor));
     return absl::OkStatus();
-  }
-
-  absl::StatusOr<ValueId> Constant(double number, DType dtype) {
-    AddOptions options;
-    options.declared = {Type{dtype, sizes_.size() > 1 && Coin() ? Dims{1, 1} : Dims{1}}};
-    return graph_->Add(ops::Constant{.values = {Coin() ? number : static_cast<float>(number)}}, std::move(options));
   }
 
   // What an op that declares its result makes of its operand.
@@ -193,62 +187,27 @@ class Instance {
   }
 
   absl::Status AddLine(const ParsedRule::Line& line) {
-    OpFields fields{line.kind, {}, {}};
-    DType dtype = float_;
-    for (const ParsedRule::Operand& operand : line.operands) {
-      if (operand.value < 0) continue;
-      const DType found = graph_->type(values_[static_cast<size_t>(operand.value)]).dtype;
-      if (IsFloat(found)) dtype = found;
-    }
-    for (const ParsedRule::Operand& operand : line.operands) {
-      if (operand.value >= 0) {
-        fields.operands.push_back(values_[static_cast<size_t>(operand.value)]);
-        continue;
-      }
-      SINTER_ASSIGN_OR_RETURN(fields.operands.emplace_back(), Constant(NumberOf(operand.number), dtype));
-    }
-    const OpDef& def = Def(line.kind);
-    if (def.Has(kCommutative) && Coin()) std::swap(fields.operands[0], fields.operands[1]);
-    for (const AttrDef& row : def.attrs) fields.attrs.push_back(row.default_value);
-    for (const ParsedRule::Attribute& attribute : line.attributes) {
-      Attr& attr = fields.attrs[attribute.index];
-      if (auto* text = std::get_if<std::string>(&attr)) {
-        *text = attribute.text;
-        continue;
-      }
-      const double number = NumberOf(attribute.number);
-      if (auto* real = std::get_if<double>(&attr)) *real = number;
-      if (auto* integer = std::get_if<int64_t>(&attr)) *integer = static_cast<int64_t>(number);
-      if (auto* truth = std::get_if<bool>(&attr)) *truth = number >= 1;
-      if (def.attrs[attribute.index].name == "times") attr = sizes_[static_cast<size_t>(repeated_)];
-    }
-    for (size_t i = 0; i < def.attrs.size(); ++i) {
-      if (def.attrs[i].name != "axis" || !def.Has(kReduce) || Coin()) continue;
-      fields.attrs[i] = graph_->type(fields.operands[0]).rank() - 1;
-    }
+    SINTER_ASSIGN_OR_RETURN(OpFields fields,
+                            FieldsOfLine(*graph_, line, names_, static_cast<int64_t>(sizes_.size()), dice_));
+    ShuffleOperands(fields, dice_);
+    if (line.kind == OpKind::kRepeat) std::get<int64_t>(fields.attrs[1]) = sizes_[static_cast<size_t>(repeated_)];
     AddOptions options;
-    if (def.Has(kDeclared)) options.declared = {Declared(line.kind, graph_->type(fields.operands[0]))};
+    if (Def(line.kind).Has(kDeclared)) options.declared = {Declared(line.kind, graph_->type(fields.operands[0]))};
     SINTER_ASSIGN_OR_RETURN(const OpId op, graph_->AddFields(std::move(fields), std::move(options)));
-    values_[static_cast<size_t>(line.result)] = graph_->op(op).results[0];
+    names_.values[static_cast<size_t>(line.result)] = graph_->op(op).results[0];
     return absl::OkStatus();
-  }
-
-  double NumberOf(const ParsedRule::Product& product) const {
-    return product[0].scalar < 0 ? product[0].number : scalars_[static_cast<size_t>(product[0].scalar)];
   }
 
   static constexpr int64_t kPositions = 8;
 
   const ParsedRule& rule_;
-  std::mt19937 random_;
-  bool symbolic_ = false;
+  Dice dice_;
   DType float_;
   int64_t repeated_ = -1, keys_ = 1, width_ = 1;  // the axis of a repeat; S; E
   std::vector<int64_t> sizes_;
   Dims dims_;
   Graph* graph_ = nullptr;
-  std::vector<ValueId> values_;
-  std::vector<double> scalars_;
+  RuleNames names_;
 };
 
 absl::StatusOr<Tensor> Value(const Module& module, const std::vector<Tensor>& args) {
