@@ -249,6 +249,7 @@ class SpecBuilder {
     }
     const auto repeat = body_.DefAs<ops::Repeat>(result);
     const bool repeats = repeat && !ResolveView(body_, result);
+    if (repeats && result != body_.results()[0]) return No("merged heads of what is repeated");
     if (repeats) {  // [.., n, ..] -> [.., n, times, ..], stored densely
       const size_t axis =
           static_cast<size_t>(repeat->axis < 0 ? repeat->axis + body_.type(result).rank() : repeat->axis);

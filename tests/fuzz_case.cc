@@ -73,6 +73,28 @@ bool IsUsable(const Tensor& tensor) {
                      [](double v) { return v <= kMaxValue && (v >= -kMaxValue || std::isinf(v)); });
 }
 
+// attend as the scores, probabilities and sums that it stands for.
+absl::Status ExpandAttention(Graph& graph) {
+  const std::vector<OpId> order = graph.order();
+  for (OpId id : order) {
+    const auto attend = graph.As<ops::Attend>(id);
+    if (!attend) continue;
+    const auto before = [id] {
+      AddOptions options;
+      options.before = id;
+      return options;
+    };
+    SINTER_ASSIGN_OR_RETURN(const ValueId scores,
+                            graph.Add(ops::Gemm{.a = attend->q, .b = attend->k, .trans_b = true}, before()));
+    SINTER_ASSIGN_OR_RETURN(
+        const ValueId p, graph.Add(ops::Softmax{.x = scores, .mask = attend->mask, .scale = attend->scale}, before()));
+    SINTER_ASSIGN_OR_RETURN(const ValueId sums, graph.Add(ops::Gemm{.a = p, .b = attend->v}, before()));
+    graph.ReplaceUses(graph.op(id).results[0], sums);
+    graph.Erase(id);
+  }
+  return absl::OkStatus();
+}
+
 // Random bytes that decode to small numbers: scales, wherever they stand in a block, must not be large.
 std::vector<uint8_t> QuantizedBytes(DType dtype, int64_t elems, Dice& dice) {
   std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(dtype, elems)));
@@ -168,6 +190,7 @@ absl::Status FuzzCase::MakeReference(uint64_t seed) {
   // Fused ops round between the ops that they stand for.
   const std::unique_ptr<Module> plain = module_.Clone();
   Graph& plain_graph = plain->graph(graph.id());
+  SINTER_RETURN_IF_ERROR(ExpandAttention(plain_graph));
   SINTER_RETURN_IF_ERROR(ExpandFusedOps(plain_graph));
   options.precision = Precision::kAsTyped;
   options.observe = nullptr;

@@ -1,6 +1,7 @@
 #include "tests/fuzzer.h"
 
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,7 +21,8 @@
 namespace sinter {
 namespace {
 
-constexpr unsigned kHangSeconds = 30;  // of one graph
+constexpr unsigned kHangSeconds = 30;     // of one graph, of the processor
+constexpr unsigned kAsleepSeconds = 900;  // of the clock: threads that wait for each other
 constexpr int kTamings = 12;
 constexpr absl::string_view kDrawing = "drawing";
 
@@ -45,9 +47,10 @@ struct Note {
   // Of a child that ended with `status`.
   Outcome Give(int status) const {
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {verdict, where, message};
-    const std::string end = !WIFSIGNALED(status)          ? absl::StrCat("exit code ", WEXITSTATUS(status))
-                            : WTERMSIG(status) == SIGALRM ? "hang"
-                                                          : absl::StrCat("signal ", WTERMSIG(status));
+    const std::string end = !WIFSIGNALED(status) ? absl::StrCat("exit code ", WEXITSTATUS(status))
+                            : WTERMSIG(status) == SIGALRM || WTERMSIG(status) == SIGPROF
+                                ? "hang"
+                                : absl::StrCat("signal ", WTERMSIG(status));
     return {Verdict::kFailed, absl::StrCat("crash in ", phase), absl::StrCat(end, " in ", phase)};
   }
 };
@@ -74,6 +77,13 @@ std::optional<int> RunApart(Work work) {
     if (errno != EINTR) return std::nullopt;
   }
   return status;
+}
+
+// Ends this process if it works, or sleeps, for longer than anything takes. On a busy machine the clock says little.
+void EndIfHanging(unsigned seconds) {
+  const itimerval limit{{0, 0}, {static_cast<time_t>(seconds), 0}};
+  setitimer(ITIMER_PROF, &limit, nullptr);
+  alarm(kAsleepSeconds);
 }
 
 std::vector<const PassInfo*> PassesOf(absl::string_view pipeline, const std::vector<const PassInfo*>& known) {
@@ -279,7 +289,7 @@ absl::StatusOr<std::optional<FuzzFailure>> Fuzzer::Run(int64_t first) {
   shared_->note = {};
   const std::optional<int> status = RunApart([&] {
     for (int64_t i = first; i < options_.first + options_.graphs && !out_of_time(); ++i) {
-      alarm(kHangSeconds);
+      EndIfHanging(kHangSeconds);
       const std::optional<FuzzFailure> failure = RunGraph(i);
       if (failure) {
         shared_->note.Take(failure->outcome);
@@ -321,7 +331,7 @@ Outcome TryInputApart(const FuzzInput& input) {
   if (note == nullptr) return {Verdict::kUnsupported, "no memory", ""};
   CopyText(kDrawing, absl::MakeSpan(note->phase));
   const std::optional<int> status = RunApart([&] {
-    alarm(kHangSeconds / 3);
+    EndIfHanging(kHangSeconds / 3);
     FuzzObserver observer;
     observer.phase = [&](absl::string_view phase) { CopyText(phase, absl::MakeSpan(note->phase)); };
     note->Take(TryInput(input, observer));

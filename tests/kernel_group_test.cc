@@ -116,6 +116,10 @@ TEST_P(GroupKernels, OpsThatKnowTheirPlace) {
       "(%t: f32[4,20], %i: i32[1], %x: f32[5,20]) -> (f32[5,20]) {\n"
       "  %r = take %t, %i : f32[1,20]\n  %y = add %r, %x : f32[5,20]\n  return %y\n}",
       {{}});
+  suite.Add(
+      "(%x: f32[2,3,2,2]) -> (f32[2,36]) {\n  %r = repeat %x {axis=3, times=3} : f32[2,3,2,6]\n"
+      "  %y = merge_heads %r : f32[2,36]\n  return %y\n}",
+      {{}});
   Check(suite);
 }
 
