@@ -225,9 +225,9 @@ class EntryPlanner {
       const auto held = buffer_of_.find(operands[i]);
       if (held == buffer_of_.end() || held->second.first != space) continue;
       Buffer& buffer = buffers[held->second.second];
-      const bool same_size =
-          buffer.bytes == padded && Product(graph_.type(operands[i]).dims) == Product(graph_.type(result).dims);
-      if (!same_size || buffer.values.back() != operands[i] || !IsLastReader(id, operands[i])) continue;
+      const DimExpr left = Product(graph_.type(operands[i]).dims) - Product(graph_.type(result).dims);
+      const bool fits = buffer.bytes == padded && left.is_const() && left.constant() >= 0;
+      if (!fits || buffer.values.back() != operands[i] || !IsLastReader(id, operands[i])) continue;
       // A thread that is still at the value before the last would see what this step stores.
       if (buffer.replaced_epoch == epoch_) continue;
       if (!CanOverwrite(spec, i, static_cast<uint32_t>(operands.size() - 1))) continue;
