@@ -11,7 +11,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -20,11 +19,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "backend/compile.h"
-#include "base/status.h"
-#include "ir/text.h"
-#include "passes/pipeline.h"
-#include "runtime/workspace.h"
+#include "backend/target.h"
+#include "bench/compiled_text.h"
 
 namespace sinter {
 namespace {
@@ -176,133 +172,6 @@ std::vector<Fusion> Fusions() {
   };
 }
 
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-double MedianOf(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
-// A subgraph compiled, with buffers of its own.
-class Compiled {
- public:
-  static absl::StatusOr<std::unique_ptr<Compiled>> Make(const std::string& text, const std::string& without,
-                                                        int threads) {
-    auto compiled = std::make_unique<Compiled>();
-    SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Module> module, Parse(text, "fusion"));
-    SINTER_ASSIGN_OR_RETURN(const Target* target, NativeTarget());
-    SINTER_ASSIGN_OR_RETURN(const auto passes, ParsePipeline("O2", module->stage));
-    PassContext context{.targets = {target}};
-    PipelineOptions options;
-    options.repro_path = "";
-    if (!without.empty()) options.disable = {without};
-    SINTER_RETURN_IF_ERROR(RunPipeline(*module, passes, context, options).status());
-    SINTER_RETURN_IF_ERROR(compiled->CountBytes(*module));
-    CompileOptions compile{.targets = {target}, .threads = 2};
-    compile.weights = [](const std::string& name, int64_t begin, int64_t, absl::Span<uint8_t> out) {
-      float* values = reinterpret_cast<float*>(out.data());
-      for (size_t i = 0; i < out.size() / sizeof(float); ++i) {
-        values[i] = 0.02f * static_cast<float>((i * 37 + static_cast<size_t>(begin) * 11 + name.size()) % 101) - 1;
-      }
-      return absl::OkStatus();
-    };
-    SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(""));
-    SINTER_ASSIGN_OR_RETURN(file, Compile(*module, {}, compile, std::move(file)));
-    SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.descriptor(), "fusion"));
-    SINTER_ASSIGN_OR_RETURN(compiled->module_, CompiledModule::FromFile(std::move(mapped)));
-    SINTER_ASSIGN_OR_RETURN(compiled->workspace_, Workspace::Open(compiled->module_, threads));
-    SINTER_RETURN_IF_ERROR(compiled->MakeBuffers());
-    return compiled;
-  }
-
-  absl::Status Run() {
-    const LoadedEntry& entry = module_->entries()[0];
-    if (sequence_ == nullptr) return workspace_->Run(entry, {}, inputs_, outputs_, {});
-    return workspace_->Run(entry, {}, inputs_, outputs_, sequence_->states());
-  }
-
-  double bytes() const { return bytes_; }
-  const std::vector<float>& result() const { return buffers_.back(); }
-
- private:
-  // What the steps of the first entry read and write. Of a table whose rows are chosen, as much as of the results; of
-  // the cache nothing.
-  absl::Status CountBytes(const Module& module) {
-    const Graph& graph = module.graph(module.entries()[0]);
-    for (OpId id : graph.order()) {
-      const auto kernel = graph.As<ops::Kernel>(id);
-      if (!kernel) continue;
-      SINTER_ASSIGN_OR_RETURN(const KernelSpec spec, SpecOfKernel(graph, id));
-      double made = 0;
-      const auto bytes_of = [&](ValueId value) {
-        const absl::StatusOr<int64_t> bytes = graph.type(value).state ? 0 : MaxBytes(graph.type(value), module.dims);
-        return bytes.ok() ? static_cast<double>(*bytes) : 0;
-      };
-      for (ValueId result : graph.op(id).results) made += bytes_of(result);
-      for (uint32_t i = 0; i < kernel->args.size(); ++i) {
-        const auto accesses = AccessesOf(spec, i);
-        const bool chosen = !accesses.empty() && std::all_of(accesses.begin(), accesses.end(), [&](const Access* a) {
-          return a->gather && a->operand == i;
-        });
-        bytes_ += chosen ? std::min(made, bytes_of(kernel->args[i])) : bytes_of(kernel->args[i]);
-      }
-      bytes_ += made;
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status MakeBuffers() {
-    const LoadedEntry& entry = module_->entries()[0];
-    buffers_.reserve(entry.inputs.size() + entry.outputs.size() + 1);
-    const auto elems = [](const LoadedParam& param) {
-      size_t count = 1;
-      for (const DimSum& dim : param.dims) count *= static_cast<size_t>(dim.Evaluate(nullptr));
-      return count;
-    };
-    for (const LoadedParam& input : entry.inputs) {
-      std::vector<float>& values = buffers_.emplace_back(elems(input));
-      for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((i * 29 + 7) % 113) / 56.5f - 1;
-      if (input.dtype == "i32") {  // positions, up to the last one
-        auto* positions = reinterpret_cast<int32_t*>(values.data());
-        for (size_t i = 0; i < values.size(); ++i)
-          positions[i] = static_cast<int32_t>(kPositions - static_cast<int64_t>(values.size() - i));
-      }
-      inputs_.push_back(values.data());
-    }
-    for (const LoadedParam& output : entry.outputs) outputs_.push_back(buffers_.emplace_back(elems(output)).data());
-    if (entry.outputs.empty()) buffers_.emplace_back();
-    if (!entry.states.empty()) {
-      SINTER_ASSIGN_OR_RETURN(sequence_, Sequence::Open(module_, entry.name));
-    }
-    return absl::OkStatus();
-  }
-
-  std::shared_ptr<const CompiledModule> module_;
-  std::unique_ptr<Workspace> workspace_;
-  std::unique_ptr<Sequence> sequence_;
-  std::vector<std::vector<float>> buffers_;
-  std::vector<const void*> inputs_;
-  std::vector<void*> outputs_;
-  double bytes_ = 0;
-};
-
-// Seconds to read as many bytes, from whatever holds them: the best of several rounds.
-double SecondsToRead(double bytes) {
-  const size_t floats = std::max<size_t>(64, static_cast<size_t>(bytes / sizeof(float)) / 64 * 64);
-  const std::vector<float> data(floats, 1.0f);
-  double best = 1e300;
-  for (int round = 0; round < 9; ++round) {
-    const double start = Seconds();
-    __m256 sums[8] = {};
-    for (size_t i = 0; i < floats; i += 64) {
-      for (size_t j = 0; j < 8; ++j) sums[j] = _mm256_add_ps(sums[j], _mm256_loadu_ps(&data[i + 8 * j]));
-    }
-    benchmark::DoNotOptimize(sums);
-    best = std::min(best, Seconds() - start);
-  }
-  return best;
-}
-
 // Multiply-adds a second on one core: the vectors of the widest target that runs here, with as many chains as hide
 // their latency.
 __attribute__((target("avx512f"))) double Peak512() {
@@ -310,28 +179,28 @@ __attribute__((target("avx512f"))) double Peak512() {
   __m512 chains[kChains];
   for (__m512& c : chains) c = _mm512_set1_ps(0.5f);
   const __m512 x = _mm512_set1_ps(0.999f);
-  const double start = Seconds();
+  const double start = SecondsNow();
   for (int i = 0; i < kSteps; ++i) {
     for (__m512& c : chains) {
       c = _mm512_fmadd_ps(c, x, x);
       asm volatile("" : "+v"(c));
     }
   }
-  return kChains * 16.0 * kSteps / (Seconds() - start);
+  return kChains * 16.0 * kSteps / (SecondsNow() - start);
 }
 __attribute__((target("avx2,fma"))) double Peak256() {
   constexpr int kChains = 12, kSteps = 1 << 16;
   __m256 chains[kChains];
   for (__m256& c : chains) c = _mm256_set1_ps(0.5f);
   const __m256 x = _mm256_set1_ps(0.999f);
-  const double start = Seconds();
+  const double start = SecondsNow();
   for (int i = 0; i < kSteps; ++i) {
     for (__m256& c : chains) {
       c = _mm256_fmadd_ps(c, x, x);
       asm volatile("" : "+x"(c));
     }
   }
-  return kChains * 8.0 * kSteps / (Seconds() - start);
+  return kChains * 8.0 * kSteps / (SecondsNow() - start);
 }
 double ProductsPerSecond() {
   static const double peak = [] {
@@ -361,7 +230,8 @@ std::string TextOf(const Fusion& fusion, const Shape& shape, int64_t rows) {
 
 void BM_Fusion(benchmark::State& state, const Fusion& fusion, const Shape& shape, int64_t rows, int threads) {
   const std::string text = TextOf(fusion, shape, rows);
-  const auto fused = Compiled::Make(text, "", threads), unfused = Compiled::Make(text, fusion.pass, threads);
+  const auto fused = CompiledText::Make(text, "", threads, kPositions),
+             unfused = CompiledText::Make(text, fusion.pass, threads, kPositions);
   for (const auto* made : {&fused, &unfused}) {
     if (!made->ok()) return state.SkipWithError(std::string(made->status().message()).c_str());
     if (!(*made)->get()->Run().ok()) return state.SkipWithError("a run failed");
@@ -373,13 +243,13 @@ void BM_Fusion(benchmark::State& state, const Fusion& fusion, const Shape& shape
     largest = std::max(largest, static_cast<double>(std::abs(b[i])));
   }
   std::vector<double> ratios, times, unfused_times;
-  const auto once = [](Compiled& compiled) { return compiled.Run().ok() ? Seconds() : 0; };
+  const auto once = [](CompiledText& compiled) { return compiled.Run().ok() ? SecondsNow() : 0; };
   // As many runs as take a while; before them some that are not counted, while the other's threads fall asleep.
-  const double begin = Seconds();
+  const double begin = SecondsNow();
   const int runs = static_cast<int>(std::clamp(kPairSeconds / (once(**unfused) - begin), 1.0, 10000.0));
-  const auto time = [&](Compiled& compiled) {
-    for (const double start = Seconds(); Seconds() < start + kPairSeconds / 10;) once(compiled);
-    const double start = Seconds();
+  const auto time = [&](CompiledText& compiled) {
+    for (const double start = SecondsNow(); SecondsNow() < start + kPairSeconds / 10;) once(compiled);
+    const double start = SecondsNow();
     double end = start;
     for (int i = 0; i < runs; ++i) end = once(compiled);
     return (end - start) / runs;

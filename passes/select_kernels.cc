@@ -226,6 +226,7 @@ class Selector {
   // Operands of a product that no tile can read as they lie are copied first.
   absl::Status ImportGemm(Body& body, const ops::Gemm& gemm, OpId id) {
     SINTER_RETURN_IF_ERROR(ImportStored(body, gemm.a, id));
+    if (IsQuantized(graph_.type(gemm.b).dtype)) return Import(body, gemm.b, id);  // no copy lies otherwise
     std::string pack;
     SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm.b, gemm.trans_b, pack));
     if (!pack.empty()) {

@@ -189,6 +189,9 @@ class Planter {
   RuleNames names_;
 };
 
+// Enough for patterns whose operands must fit each other in several ways.
+constexpr int kAttempts = 100;
+
 void PlantRule(GraphDrawer& draw, const RuleBook& rules, DrawStats& stats) {
   Dice& dice = draw.dice();
   if (rules.rules.empty()) return;
@@ -196,7 +199,7 @@ void PlantRule(GraphDrawer& draw, const RuleBook& rules, DrawStats& stats) {
   const RuleBook::Entry& entry = *rules.rules[dice.Pick(rules.variants[name])];
   const NearMiss miss =
       dice.Chance(60) ? NearMiss::kNone : static_cast<NearMiss>(dice.Between(1, static_cast<int64_t>(NearMiss::kLast)));
-  for (int attempt = 0; attempt < 25; ++attempt) {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (!Planter(draw, entry.parsed, miss).Plant().valid()) continue;
     if (miss == NearMiss::kNone) ++stats.planted[name];
     return;
