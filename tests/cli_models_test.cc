@@ -6,10 +6,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <regex>
+#include <set>
 
+#include "absl/strings/str_split.h"
 #include "backend/target.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "passes/pass.h"
 #include "tests/cli_run.h"
 #include "tests/tiny_models.h"
 #include "tools/npy.h"
@@ -329,6 +332,29 @@ TEST_F(Trained, IdsOnEveryTargetLevelAndNumberOfThreads) {
           EXPECT_EQ(run.out, expected) << target << level << threads << model << run.err;
         }
       }
+    }
+  }
+}
+
+// Every fusion is optional.
+TEST_F(Trained, IdsWithoutEachOptionalPass) {
+  const std::string expected = Joined(golden_["generated_ids"].get<std::vector<int>>());
+  std::string prompt = Joined(golden_["prompt_ids"].get<std::vector<int>>());
+  prompt.pop_back();
+  std::replace(prompt.begin(), prompt.end(), ' ', ',');
+  for (const char* level : {"O1", "O2"}) {
+    std::set<std::string> passes;
+    for (absl::string_view name : absl::StrSplit(FindPipeline(level), ',')) {
+      const PassInfo* pass = FindPass(absl::StripAsciiWhitespace(name));
+      ASSERT_NE(pass, nullptr) << name;
+      if (pass->from == pass->to) passes.emplace(pass->name);
+    }
+    EXPECT_GE(passes.size(), 11u);
+    for (const std::string& pass : passes) {
+      const CliResult run =
+          Sinter(folder_, {"run", stem_ + "gguf", "--prompt-ids=" + prompt, "-n", "200", "--temp", "0", "-t", "2",
+                           "--print-ids", std::string("-") + level, "--disable=" + pass});
+      EXPECT_EQ(run.out, expected) << level << " without " << pass << run.err;
     }
   }
 }
