@@ -1,5 +1,7 @@
 #include "passes/pass.h"
 
+#include <limits>
+
 #include "base/status.h"
 
 namespace sinter {
@@ -42,6 +44,17 @@ absl::StatusOr<std::vector<ParsedRule>> ParseRules(const std::vector<Rule>& rule
     SINTER_ASSIGN_OR_RETURN(parsed.emplace_back(), ParseRule(rule));
   }
   return parsed;
+}
+
+int64_t WeightBytes(const Graph& graph) {
+  int64_t bytes = 0;
+  for (OpId op : graph.order()) {
+    if (graph.op(op).kind() != OpKind::kWeight) continue;
+    const absl::StatusOr<int64_t> size = MaxBytes(graph.type(graph.op(op).results[0]), graph.module().dims);
+    if (!size.ok() || *size > std::numeric_limits<int64_t>::max() - bytes) return std::numeric_limits<int64_t>::max();
+    bytes += *size;
+  }
+  return bytes;
 }
 
 absl::Span<const PassInfo> AllPasses() { return kPasses; }

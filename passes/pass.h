@@ -58,6 +58,12 @@ absl::StatusOr<bool> RunRules(Module& module, PassContext& context) {
   return ApplyRules(**parsed, module, context.rule_counts);
 }
 
+// Bytes of weights that caches do not hold. From there on reading them takes the time of a few rows, and work saved is
+// worth kernels of its own.
+inline constexpr int64_t kStreamedBytes = int64_t{32} << 20;
+// The bytes of the weights that an entry reads, as the file stores them; INT64_MAX for more than that.
+int64_t WeightBytes(const Graph& graph);
+
 absl::Span<const PassInfo> AllPasses();
 const PassInfo* FindPass(absl::string_view name);
 // The named pipelines, in the order of their rows.

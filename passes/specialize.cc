@@ -14,9 +14,6 @@
 namespace sinter {
 namespace {
 
-// Weights of an entry from which reading them, not computing with them, takes the time of a few tokens.
-constexpr int64_t kStreamedBytes = int64_t{32} << 20;
-
 bool Mentions(const Dims& dims, DimId symbol) {
   return std::any_of(dims.begin(), dims.end(), [&](const DimExpr& dim) {
     return std::any_of(dim.terms().begin(), dim.terms().end(), [&](const DimExpr::Term& term) {
@@ -28,17 +25,6 @@ bool Mentions(const Dims& dims, DimId symbol) {
 bool TakesTokens(const Graph& graph, DimId tokens) {
   return std::any_of(graph.params().begin(), graph.params().end(),
                      [&](ValueId param) { return Mentions(graph.type(param).dims, tokens); });
-}
-
-bool StreamsWeights(const Graph& graph) {
-  int64_t bytes = 0;
-  for (OpId op : graph.order()) {
-    if (graph.op(op).kind() != OpKind::kWeight) continue;
-    const auto size = MaxBytes(graph.type(graph.op(op).results[0]), graph.module().dims);
-    if (!size.ok() || *size >= kStreamedBytes - bytes) return true;
-    bytes += *size;
-  }
-  return false;
 }
 
 // T and L as other symbols, T in 2..8 and L up to 8, with the bounds of the old ones; None when T cannot be in 2..8.
@@ -89,12 +75,12 @@ absl::StatusOr<bool> Specialize(Module& module, PassContext&) {
     SINTER_RETURN_IF_ERROR(
         CloneGraph(module.graph(id), module, absl::StrCat(module.graph(id).name(), ".1"), one).status());
   }
-  const bool streams =
-      std::any_of(general.begin(), general.end(), [&](GraphId id) { return StreamsWeights(module.graph(id)); });
+  const bool streams = std::any_of(general.begin(), general.end(),
+                                   [&](GraphId id) { return WeightBytes(module.graph(id)) >= kStreamedBytes; });
   if (!streams) return !general.empty();
   SINTER_ASSIGN_OR_RETURN(const auto few, FewTokens(module));
   for (GraphId id : general) {
-    if (!few || !StreamsWeights(module.graph(id))) continue;
+    if (!few || WeightBytes(module.graph(id)) < kStreamedBytes) continue;
     const std::string name = absl::StrCat(module.graph(id).name(), ".", kFewRows);
     SINTER_RETURN_IF_ERROR(CloneGraph(module.graph(id), module, name, *few).status());
   }
