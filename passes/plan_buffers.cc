@@ -224,7 +224,8 @@ class EntryPlanner {
     for (uint32_t i = 0; i + 1 < operands.size(); ++i) {
       const auto held = buffer_of_.find(operands[i]);
       if (held == buffer_of_.end() || held->second.first != space) continue;
-      Buffer& buffer = buffers[held->second.second];
+      const std::pair<Space, size_t> place = held->second;
+      Buffer& buffer = buffers[place.second];
       const DimExpr left = Product(graph_.type(operands[i]).dims) - Product(graph_.type(result).dims);
       const bool fits = buffer.bytes == padded && left.is_const() && left.constant() >= 0;
       if (!fits || buffer.values.back() != operands[i] || !IsLastReader(id, operands[i])) continue;
@@ -234,7 +235,7 @@ class EntryPlanner {
       buffer.values.push_back(result);
       buffer.last_epoch = last_epoch;
       buffer.replaced_epoch = epoch_;
-      buffer_of_[result] = held->second;
+      buffer_of_[result] = place;
       ++report_.in_place;
       return absl::OkStatus();
     }
