@@ -338,7 +338,7 @@ constexpr Recipe kRecipes[] = {
 
 }  // namespace
 
-ValueId DrawRopeTable(GraphDrawer& draw, const DimExpr& width, const std::string& style) {
+ValueId DrawRopeTable(GraphDrawer& draw, DimExpr width, const std::string& style) {
   Dice& dice = draw.dice();
   if (!width.is_const()) return ValueId::None();
   ops::RopeTable table{.base = dice.Chance(50) ? 10000.0 : 100.0, .scale = dice.Chance(70) ? 1.0 : 0.5, .style = style};
