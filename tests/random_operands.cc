@@ -131,7 +131,7 @@ void CompleteRope(GraphDrawer& draw, OpFields& fields) {
   ValueId &x = fields.operands[0], &pos = fields.operands[1], &table = fields.operands[2];
   if (!x.valid()) x = draw.AnyFloat(2);
   if (!x.valid() || draw.type(x).rank() < 2) return;
-  const Dims& dims = draw.type(x).dims;
+  const Dims dims = draw.type(x).dims;  // a copy: the graph grows
   if (!pos.valid()) pos = draw.Index(dims[dims.size() - 2]);
   if (table.valid()) return;
   table = DrawRopeTable(draw, dims.back(), std::get<std::string>(fields.attrs[0]));

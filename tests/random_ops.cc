@@ -255,7 +255,7 @@ ValueId DrawRope(GraphDrawer& draw) {
     return IsFloat(t.dtype) && t.rank() >= 2 && !t.dims.back().DivideExactly(2).poisoned() && t.dims.back().is_const();
   });
   if (!x.valid()) return x;
-  const Dims& dims = draw.type(x).dims;
+  const Dims dims = draw.type(x).dims;  // a copy: the graph grows
   const std::string style = dice.Chance(50) ? "norm" : "neox";
   const Type type{DType::kF32, {draw.positions(), dims.back() * DimExpr(2)}};
   const DimExpr rows = dims[dims.size() - 2];
