@@ -262,7 +262,8 @@ absl::StatusOr<bool> SinkRows(Module& module, PassContext&) {
   bool changed = false;
   for (GraphId id : module.entries()) {
     Graph& graph = module.graph(id);
-    // Fewer rows are other shapes, hence other kernels: in a small model they cost more to make than they save.
+    // Fewer rows are other shapes, hence other kernels: in a small model they cost more to make than they save. What
+    // has no weights, a part of a model, says nothing of that.
     const int64_t weights = WeightBytes(graph);
     if (weights > 0 && weights < kStreamedBytes) continue;
     const std::vector<OpId> order = graph.order();

@@ -355,13 +355,19 @@ TEST_F(Cli, BenchReportsOneObjectPerTest) {
     EXPECT_EQ(row["heap_bytes_per_token"], 0);
     EXPECT_GT(row["peak_rss_bytes"], 1 << 20);
     EXPECT_LT(row["logits_err"], 1e-5);
+    EXPECT_GT(row["ratio"], 0);
+    EXPECT_GT(row["steps"], 0);
+    EXPECT_GT(row["barriers"], 0);
+    EXPECT_LE(row["barriers"], row["steps"]);
     if (row["ablate"] == "none") {
+      EXPECT_EQ(row["ratio"], 1);
       EXPECT_EQ(row["logits_err"], 0);
     }
     ablations.insert(row["ablate"].get<std::string>());
   }
   const size_t each = 2 * (2 + 2);  // threads, (pp8, tg4, pp16, tg4)
-  for (const char* name : {"none", "all", "canonicalize", "dots-to-gemm", "specialize"}) {
+  for (const char* name :
+       {"none", "all", "canonicalize", "dots-to-gemm", "specialize", "fuse-epilogue", "plan-barriers"}) {
     EXPECT_EQ(ablations.count(name), each) << name;
   }
   EXPECT_EQ(rows[0]["test"], "pp8");
