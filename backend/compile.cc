@@ -86,7 +86,7 @@ absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
 Int GrainsOf(const KernelSpec& part, VectorBuilder& b) {
   Int grains = b.Const(1);
   for (const ExtentFactor& f : part.extent) {
-    grains = b.Mul(grains, b.Div(b.Add(b.Dim(f.expr), b.Const(f.block - 1)), b.Const(f.block)));
+    grains = b.Mul(grains, BlocksOf(b, b.Dim(f.expr), f.block));
   }
   return grains;
 }

@@ -20,5 +20,11 @@ void EmitAttend(const AttendSpec& spec, VectorBuilder& b);
 Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices);
 // Splits a grain number into one index a factor of `sizes` (how many each has), the last fastest.
 std::vector<Int> SplitGrain(VectorBuilder& b, Int grain, const std::vector<Int>& sizes);
+// How many blocks `size` has, the last perhaps a part of one.
+Int BlocksOf(VectorBuilder& b, Int size, int64_t block);
+// min(block, size - first), where `first` is a multiple of the block: a number when all blocks are alike.
+Int RestOf(VectorBuilder& b, Int size, Int first, int64_t block);
+// As VectorBuilder::For takes the values that a loop carries.
+std::vector<Handle*> Carry(std::vector<Vec>& values);
 
 }  // namespace sinter

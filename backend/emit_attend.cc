@@ -49,16 +49,16 @@ class AttendEmitter {
     std::vector<int64_t> blocks(sizes.size(), 1);
     blocks.back() = spec_.rows;
     if (batch_ > 0) blocks[batch_ - 1] = spec_.heads;
-    for (size_t i = 0; i < sizes.size(); ++i) grains.push_back(Blocks(sizes[i], blocks[i]));
+    for (size_t i = 0; i < sizes.size(); ++i) grains.push_back(BlocksOf(b_, sizes[i], blocks[i]));
     b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
       std::vector<Int> index = SplitGrain(b_, grain, grains);
       const Int t = b_.Mul(index.back(), b_.Const(spec_.rows));
-      rows_ = Rest(sizes.back(), t, spec_.rows);
+      rows_ = RestOf(b_, sizes.back(), t, spec_.rows);
       index.pop_back();
       heads_ = b_.Const(1);
       if (batch_ > 0 && spec_.heads > 1) {
         index.back() = b_.Mul(index.back(), b_.Const(spec_.heads));
-        heads_ = Rest(sizes[batch_ - 1], index.back(), spec_.heads);
+        heads_ = RestOf(b_, sizes[batch_ - 1], index.back(), spec_.heads);
       }
       k_ = AddressOf(b_, spec_.k, index);
       v_ = AddressOf(b_, spec_.v, index);
@@ -77,13 +77,6 @@ class AttendEmitter {
   Ptr At(Ptr base, Int floats) { return b_.Offset(base, kF32, floats); }
   Int Times(Int a, int64_t n) { return b_.Mul(a, b_.Const(n)); }
   Int Plus(Int a, int64_t n) { return b_.Add(a, b_.Const(n)); }
-  Int Blocks(Int size, int64_t block) { return block == 1 ? size : b_.Div(Plus(size, block - 1), b_.Const(block)); }
-  // min(block, size - first): a number when the block divides the size, or is all of it.
-  Int Rest(Int size, Int first, int64_t block) {
-    int64_t known;
-    if (b_.IsConst(size, &known) && known % block == 0) return b_.Const(block);
-    return b_.Min(b_.Sub(size, first), b_.Const(block));
-  }
   Int Stride(const Access& access, size_t axis) { return b_.Dim(access.strides[axis]); }
   // Where an access of row t and head h of the grain is away from its first.
   Int Away(const Access& access, Int t, Int h) {
@@ -429,12 +422,6 @@ class AttendEmitter {
         b_.Store(kF32, At(to, e), b_.Div(b_.Load(kF32, At(from, e)), sum), mask);
       });
     });
-  }
-
-  static std::vector<Handle*> Carry(std::vector<Vec>& c) {
-    std::vector<Handle*> carried;
-    for (Vec& v : c) carried.push_back(&v);
-    return carried;
   }
 
   const AttendSpec& spec_;

@@ -27,8 +27,8 @@ class GemmEmitter {
   void Emit() {
     std::vector<Int> grains;
     for (const DimExpr& d : spec_.batch) grains.push_back(b_.Dim(d));
-    grains.push_back(Blocks(m_, spec_.m_block));
-    grains.push_back(Blocks(n_, spec_.n_block));
+    grains.push_back(BlocksOf(b_, m_, spec_.m_block));
+    grains.push_back(BlocksOf(b_, n_, spec_.n_block));
     b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
       std::vector<Int> index = SplitGrain(b_, grain, grains);
       const Int n0 = b_.Mul(index.back(), b_.Const(spec_.n_block));
@@ -38,7 +38,7 @@ class GemmEmitter {
       a_ = AddressOf(b_, spec_.a, index);
       bb_ = AddressOf(b_, spec_.b, index);
       c_ = AddressOf(b_, spec_.c, index);
-      const Int rows = Rest(m_, m0, spec_.m_block), columns = Rest(n_, n0, spec_.n_block);
+      const Int rows = RestOf(b_, m_, m0, spec_.m_block), columns = RestOf(b_, n_, n0, spec_.n_block);
       // Whole tiles of columns, then narrow ones, the last of which is masked.
       const int narrow = tile_.shape == TileShape::kDot ? 1
                          : spec_.packing != nullptr     ? spec_.packing->panel
@@ -60,16 +60,6 @@ class GemmEmitter {
   }
 
  private:
-  Int Blocks(Int size, int64_t block) { return b_.Div(b_.Add(size, b_.Const(block - 1)), b_.Const(block)); }
-
-  // min(block, size - first): a number when the size is one and the block divides it.
-  Int Rest(Int size, Int first, int64_t block) {
-    int64_t known;
-    if (b_.IsConst(size, &known) && known % block == 0) return b_.Const(block);
-    if (b_.IsConst(size, &known) && known < block) return size;
-    return b_.Min(b_.Sub(size, first), b_.Const(block));
-  }
-
   // Covers [0, size) by steps of sizes[0] while they fit, then of the next size, and so on. `ragged`: the last size
   // also covers what is left of it, masked.
   void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body) {
@@ -145,11 +135,6 @@ class GemmEmitter {
   }
 
   std::vector<Vec> InitC(int count) { return std::vector<Vec>(static_cast<size_t>(count), b_.Splat(0.0)); }
-  static std::vector<Handle*> Carry(std::vector<Vec>& c) {
-    std::vector<Handle*> carried;
-    for (Vec& v : c) carried.push_back(&v);
-    return carried;
-  }
 
   // Where the columns from n on begin, for k = 0.
   Ptr PanelAt(Int n) {

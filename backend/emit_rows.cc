@@ -12,33 +12,6 @@
 
 namespace sinter {
 
-Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices) {
-  Int at = b.Dim(access.offset);
-  for (size_t i = 0; i < indices.size(); ++i) at = b.Add(at, b.Mul(indices[i], b.Dim(access.strides[i])));
-  if (access.gather) {
-    Int index = b.Dim(access.gather->offset);
-    for (size_t i = 0; i < indices.size(); ++i)
-      index = b.Add(index, b.Mul(indices[i], b.Dim(access.gather->strides[i])));
-    const Ptr element = b.Offset(b.Operand(access.gather->operand, false), access.gather->dtype, index);
-    const Int row = b.Within(b.LoadIndex(access.gather->dtype, element), b.Dim(access.gather->rows));
-    at = b.Add(at, b.Mul(row, b.Dim(access.gather->row_stride)));
-  }
-  return b.Offset(b.Operand(access.operand, access.state), access.dtype, at);
-}
-
-std::vector<Int> SplitGrain(VectorBuilder& b, Int grain, const std::vector<Int>& sizes) {
-  std::vector<Int> indices(sizes.size());
-  for (size_t i = sizes.size(); i-- > 0;) {
-    int64_t size;
-    const bool one = b.IsConst(sizes[i], &size) && size == 1;
-    bool last = true;  // no factor before this one has more than one grain
-    for (size_t j = 0; j < i; ++j) last &= b.IsConst(sizes[j], &size) && size == 1;
-    indices[i] = one ? b.Const(0) : last ? grain : b.Rem(grain, sizes[i]);
-    if (!one && !last) grain = b.Div(grain, sizes[i]);
-  }
-  return indices;
-}
-
 namespace {
 
 // What a value is while code is emitted: lanes of one of three kinds, by its dtype.
@@ -93,7 +66,7 @@ class RowEmitter {
     std::vector<Int> grains;
     for (size_t i = 0; i < sizes_.size(); ++i) {
       const int64_t block = spec_.blocks[i];
-      if (block != kWholeAxis) grains.push_back(b_.Div(b_.Add(sizes_[i], b_.Const(block - 1)), b_.Const(block)));
+      if (block != kWholeAxis) grains.push_back(BlocksOf(b_, sizes_[i], block));
     }
     b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
       std::vector<Int> index = SplitGrain(b_, grain, grains);
@@ -121,10 +94,7 @@ class RowEmitter {
   std::pair<Int, Int> Block(size_t axis, Int at) {
     const int64_t block = spec_.blocks[axis];
     const Int first = b_.Mul(at, b_.Const(block));
-    int64_t size;
-    const bool divides = b_.IsConst(sizes_[axis], &size) && size % block == 0;
-    if (block == 1 || divides) return {first, b_.Add(first, b_.Const(block))};
-    return {first, b_.Min(b_.Add(first, b_.Const(block)), sizes_[axis])};
+    return {first, b_.Add(first, RestOf(b_, sizes_[axis], first, block))};
   }
 
   // The rows of a grain: `index` holds blocks of the outer axes from `axis` on, places before it.
