@@ -69,8 +69,8 @@ Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims) {
 namespace {
 
 absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
-  if (part.row) EmitRows(*part.row, b);
-  if (part.attend) EmitAttend(*part.attend, b);
+  if (part.row) EmitRows(part, b);
+  if (part.attend) EmitAttend(part, b);
   if (!part.gemm) return absl::OkStatus();
   SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(part.tiles, b.target()));
   // outer, gemv and few differ in how many rows they take, dot in the axis along which B must be contiguous.
@@ -79,16 +79,8 @@ absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
                                                    TileShapeName(tile.shape), " for a product of shape ",
                                                    TileShapeName(part.gemm->shape)));
   }
-  EmitGemm(*part.gemm, tile, b);
+  EmitGemm(part, tile, b);
   return absl::OkStatus();
-}
-
-Int GrainsOf(const KernelSpec& part, VectorBuilder& b) {
-  Int grains = b.Const(1);
-  for (const ExtentFactor& f : part.extent) {
-    grains = b.Mul(grains, BlocksOf(b, b.Dim(f.expr), f.block));
-  }
-  return grains;
 }
 
 }  // namespace
@@ -100,7 +92,7 @@ absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const
   Int first = b.Const(0);  // grain of the lane
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts.back().lane > 0 && (i == 0 || parts[i].lane != parts[i - 1].lane)) {
-      const Int grains = GrainsOf(parts[i], b);
+      const Int grains = GrainsOf(b, parts[i]);
       b.SetGrains(b.Max(b.Sub(begin, first), b.Const(0)), b.Min(b.Sub(end, first), grains));
       first = b.Add(first, grains);
     }

@@ -1,6 +1,9 @@
 // What emitters share: where an access points, and how grains are cut.
 #include "backend/emit.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace sinter {
 
 Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices) {
@@ -17,21 +20,45 @@ Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& in
   return b.Offset(b.Operand(access.operand, access.state), access.dtype, at);
 }
 
-std::vector<Int> SplitGrain(VectorBuilder& b, Int grain, const std::vector<Int>& sizes) {
-  std::vector<Int> indices(sizes.size());
-  for (size_t i = sizes.size(); i-- > 0;) {
-    int64_t size;
-    const bool one = b.IsConst(sizes[i], &size) && size == 1;
-    bool last = true;  // no factor before this one has more than one grain
-    for (size_t j = 0; j < i; ++j) last &= b.IsConst(sizes[j], &size) && size == 1;
-    indices[i] = one ? b.Const(0) : last ? grain : b.Rem(grain, sizes[i]);
-    if (!one && !last) grain = b.Div(grain, sizes[i]);
+namespace {
+
+// How many blocks each factor has, the last perhaps a part of one.
+std::vector<Int> BlocksOf(VectorBuilder& b, const std::vector<ExtentFactor>& extent) {
+  std::vector<Int> blocks;
+  for (const ExtentFactor& f : extent) {
+    const Int size = b.Dim(f.expr);
+    blocks.push_back(f.block == 1 ? size : b.Div(b.Add(size, b.Const(f.block - 1)), b.Const(f.block)));
   }
-  return indices;
+  return blocks;
 }
 
-Int BlocksOf(VectorBuilder& b, Int size, int64_t block) {
-  return block == 1 ? size : b.Div(b.Add(size, b.Const(block - 1)), b.Const(block));
+}  // namespace
+
+Int GrainsOf(VectorBuilder& b, const KernelSpec& spec) {
+  Int grains = b.Const(1);
+  for (const Int blocks : BlocksOf(b, spec.extent)) grains = b.Mul(grains, blocks);
+  return grains;
+}
+
+void ForGrains(VectorBuilder& b, const KernelSpec& spec, const std::function<void(std::vector<Int> block)>& body) {
+  const std::vector<Int> blocks = BlocksOf(b, spec.extent);
+  const auto is_one = [&](size_t i) {
+    int64_t count;
+    return b.IsConst(blocks[i], &count) && count == 1;
+  };
+  std::vector<size_t> cut;  // factors of more than one block, slow ones first
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (!is_one(i)) cut.push_back(i);
+  }
+  std::stable_partition(cut.begin(), cut.end(), [&](size_t i) { return !spec.extent[i].fastest; });
+  b.For(b.Begin(), b.End(), 1, {}, [&](Int grain) {
+    std::vector<Int> block(blocks.size(), b.Const(0));
+    for (size_t i = cut.size(); i-- > 0;) {
+      block[cut[i]] = i == 0 ? grain : b.Rem(grain, blocks[cut[i]]);
+      if (i > 0) grain = b.Div(grain, blocks[cut[i]]);
+    }
+    body(std::move(block));
+  });
 }
 
 Int RestOf(VectorBuilder& b, Int size, Int first, int64_t block) {

@@ -28,37 +28,35 @@ constexpr int64_t kPitch = AttendSpec::kMaxQueries;  // of what lies [..][query]
 
 class AttendEmitter {
  public:
-  AttendEmitter(const AttendSpec& spec, VectorBuilder& b)
-      : spec_(spec), b_(b), lanes_(b.lanes()), positions_(b.Dim(spec.s)), batch_(spec.batch.size()) {
+  AttendEmitter(const KernelSpec& kernel, VectorBuilder& b)
+      : kernel_(kernel),
+        spec_(*kernel.attend),
+        b_(b),
+        lanes_(b.lanes()),
+        positions_(b.Dim(spec_.s)),
+        batch_(spec_.batch.size()) {
     queries_ = Part(0);
-    scores_ = Part(spec.scores_at());
-    outputs_ = Part(spec.outputs_at());
-    maxima_ = Part(spec.rows_at());
-    sums_ = Part(spec.rows_at() + spec.queries());
-    corrections_ = Part(spec.rows_at() + 2 * spec.queries());
-    row_pitch_ = spec.wide ? 1 : spec.tile();
-    position_pitch_ = spec.wide ? kPitch : 1;
-    const int64_t most = spec.heads * spec.rows;
+    scores_ = Part(spec_.scores_at());
+    outputs_ = Part(spec_.outputs_at());
+    maxima_ = Part(spec_.rows_at());
+    sums_ = Part(spec_.rows_at() + spec_.queries());
+    corrections_ = Part(spec_.rows_at() + 2 * spec_.queries());
+    row_pitch_ = spec_.wide ? 1 : spec_.tile();
+    position_pitch_ = spec_.wide ? kPitch : 1;
+    const int64_t most = spec_.heads * spec_.rows;
     vectors_ = most > lanes_ ? 2 : 1;
   }
 
   void Emit() {
-    std::vector<Int> sizes, grains;
-    for (const DimExpr& d : spec_.batch) sizes.push_back(b_.Dim(d));
-    sizes.push_back(b_.Dim(spec_.t));
-    std::vector<int64_t> blocks(sizes.size(), 1);
-    blocks.back() = spec_.rows;
-    if (batch_ > 0) blocks[batch_ - 1] = spec_.heads;
-    for (size_t i = 0; i < sizes.size(); ++i) grains.push_back(BlocksOf(b_, sizes[i], blocks[i]));
-    b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
-      std::vector<Int> index = SplitGrain(b_, grain, grains);
+    const Int all_rows = b_.Dim(spec_.t), all_heads = batch_ > 0 ? b_.Dim(spec_.batch.back()) : b_.Const(1);
+    ForGrains(b_, kernel_, [&](std::vector<Int> index) {
       const Int t = b_.Mul(index.back(), b_.Const(spec_.rows));
-      rows_ = RestOf(b_, sizes.back(), t, spec_.rows);
+      rows_ = RestOf(b_, all_rows, t, spec_.rows);
       index.pop_back();
       heads_ = b_.Const(1);
       if (batch_ > 0 && spec_.heads > 1) {
         index.back() = b_.Mul(index.back(), b_.Const(spec_.heads));
-        heads_ = RestOf(b_, sizes[batch_ - 1], index.back(), spec_.heads);
+        heads_ = RestOf(b_, all_heads, index.back(), spec_.heads);
       }
       k_ = AddressOf(b_, spec_.k, index);
       v_ = AddressOf(b_, spec_.v, index);
@@ -424,6 +422,7 @@ class AttendEmitter {
     });
   }
 
+  const KernelSpec& kernel_;
   const AttendSpec& spec_;
   VectorBuilder& b_;
   const int lanes_;
@@ -438,6 +437,6 @@ class AttendEmitter {
 
 }  // namespace
 
-void EmitAttend(const AttendSpec& spec, VectorBuilder& b) { AttendEmitter(spec, b).Emit(); }
+void EmitAttend(const KernelSpec& spec, VectorBuilder& b) { AttendEmitter(spec, b).Emit(); }
 
 }  // namespace sinter

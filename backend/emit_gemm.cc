@@ -13,24 +13,25 @@ namespace {
 
 class GemmEmitter {
  public:
-  GemmEmitter(const GemmSpec& spec, const Tile& tile, VectorBuilder& b)
-      : spec_(spec), tile_(tile), b_(b), m_(b.Dim(spec.m)), n_(b.Dim(spec.n)), k_(b.Dim(spec.k)) {
-    const size_t batch = spec.batch.size();
-    am_ = b.Dim(spec.a.strides[batch]);
-    ak_ = b.Dim(spec.a.strides[batch + 1]);
-    bk_ = b.Dim(spec.b.strides[batch]);
-    bn_ = b.Dim(spec.b.strides[batch + 1]);
-    cm_ = b.Dim(spec.c.strides[batch]);
-    cn_ = b.Dim(spec.c.strides[batch + 1]);
+  GemmEmitter(const KernelSpec& kernel, const Tile& tile, VectorBuilder& b)
+      : kernel_(kernel),
+        spec_(*kernel.gemm),
+        tile_(tile),
+        b_(b),
+        m_(b.Dim(spec_.m)),
+        n_(b.Dim(spec_.n)),
+        k_(b.Dim(spec_.k)) {
+    const size_t batch = spec_.batch.size();
+    am_ = b.Dim(spec_.a.strides[batch]);
+    ak_ = b.Dim(spec_.a.strides[batch + 1]);
+    bk_ = b.Dim(spec_.b.strides[batch]);
+    bn_ = b.Dim(spec_.b.strides[batch + 1]);
+    cm_ = b.Dim(spec_.c.strides[batch]);
+    cn_ = b.Dim(spec_.c.strides[batch + 1]);
   }
 
   void Emit() {
-    std::vector<Int> grains;
-    for (const DimExpr& d : spec_.batch) grains.push_back(b_.Dim(d));
-    grains.push_back(BlocksOf(b_, m_, spec_.m_block));
-    grains.push_back(BlocksOf(b_, n_, spec_.n_block));
-    b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
-      std::vector<Int> index = SplitGrain(b_, grain, grains);
+    ForGrains(b_, kernel_, [&](std::vector<Int> index) {
       const Int n0 = b_.Mul(index.back(), b_.Const(spec_.n_block));
       index.pop_back();
       const Int m0 = b_.Mul(index.back(), b_.Const(spec_.m_block));
@@ -209,6 +210,7 @@ class GemmEmitter {
     }
   }
 
+  const KernelSpec& kernel_;
   const GemmSpec& spec_;
   const Tile& tile_;
   VectorBuilder& b_;
@@ -218,6 +220,6 @@ class GemmEmitter {
 
 }  // namespace
 
-void EmitGemm(const GemmSpec& spec, const Tile& tile, VectorBuilder& b) { GemmEmitter(spec, tile, b).Emit(); }
+void EmitGemm(const KernelSpec& spec, const Tile& tile, VectorBuilder& b) { GemmEmitter(spec, tile, b).Emit(); }
 
 }  // namespace sinter

@@ -53,23 +53,18 @@ EmitElementwise ElementwiseEmitter(OpKind kind) {
 
 class RowEmitter {
  public:
-  RowEmitter(const RowSpec& spec, VectorBuilder& b) : spec_(spec), graph_(*spec.expr), b_(b) {
-    for (const DimExpr& axis : spec.axes) sizes_.push_back(b.Dim(axis));
-    inner_ = spec.axes.size() - 1;
+  RowEmitter(const KernelSpec& kernel, VectorBuilder& b)
+      : kernel_(kernel), spec_(*kernel.row), graph_(*spec_.expr), b_(b) {
+    for (const DimExpr& axis : spec_.axes) sizes_.push_back(b.Dim(axis));
+    inner_ = spec_.axes.size() - 1;
     for (OpId id : graph_.order()) {
-      if (graph_.op(id).def().Has(kReduce) && !spec.leaves.contains(graph_.op(id).results[0]))
+      if (graph_.op(id).def().Has(kReduce) && !spec_.leaves.contains(graph_.op(id).results[0]))
         reductions_.push_back(id);
     }
   }
 
   void Emit() {
-    std::vector<Int> grains;
-    for (size_t i = 0; i < sizes_.size(); ++i) {
-      const int64_t block = spec_.blocks[i];
-      if (block != kWholeAxis) grains.push_back(BlocksOf(b_, sizes_[i], block));
-    }
-    b_.For(b_.Begin(), b_.End(), 1, {}, [&](Int grain) {
-      std::vector<Int> index = SplitGrain(b_, grain, grains);
+    ForGrains(b_, kernel_, [&](std::vector<Int> index) {
       if (spec_.blocks[inner_] == kWholeAxis) {
         from_ = b_.Const(0);
         to_ = sizes_[inner_];
@@ -422,6 +417,7 @@ class RowEmitter {
     b_.StoreStrided(store.to.dtype, at, b_.Dim(stride), place.count, lanes.floats);
   }
 
+  const KernelSpec& kernel_;
   const RowSpec& spec_;
   const Graph& graph_;
   VectorBuilder& b_;
@@ -437,6 +433,6 @@ class RowEmitter {
 
 }  // namespace
 
-void EmitRows(const RowSpec& spec, VectorBuilder& b) { RowEmitter(spec, b).Emit(); }
+void EmitRows(const KernelSpec& spec, VectorBuilder& b) { RowEmitter(spec, b).Emit(); }
 
 }  // namespace sinter

@@ -393,7 +393,8 @@ class SpecBuilder {
       return No("a product whose second matrix is contiguous along neither axis");
     }
     for (const DimExpr& d : spec.batch) spec_.extent.push_back({d, 1});
-    spec_.extent.push_back({spec.m, spec.m_block});
+    // Grains run down the rows: threads share out the columns, so that each reads its panels of b once.
+    spec_.extent.push_back({spec.m, spec.m_block, true});
     spec_.extent.push_back({spec.n, spec.n_block});
     return absl::OkStatus();
   }

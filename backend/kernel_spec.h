@@ -48,6 +48,7 @@ struct Access {
 struct ExtentFactor {
   DimExpr expr;
   int64_t block = 1;
+  bool fastest = false;  // in place of the last
   friend bool operator==(const ExtentFactor&, const ExtentFactor&) = default;
 };
 
@@ -109,7 +110,8 @@ struct KernelSpec {
   std::optional<RowSpec> row;
   std::optional<GemmSpec> gemm;
   std::optional<AttendSpec> attend;
-  // Grains: the product of ceil(expr / block), the last factor fastest. A group has those of its lanes.
+  // Grains: the product of ceil(expr / block), the last factor fastest unless another is so marked. A group has those
+  // of its lanes.
   std::vector<ExtentFactor> extent;
   int64_t scratch_bytes = 0;  // per thread
 
