@@ -2,12 +2,14 @@
 //
 // A module owns graphs, dim symbols and the name of its weight file. A graph owns its values and ops; `order` lists the
 // live ops, each after the ops whose results it uses. Add, ReplaceUses and Erase keep the use lists true; nothing else
-// writes operands. A graph that a loop or a kernel names is a body; every other graph is an entry. The stage is the
-// module's: entries of the kernels and planned stages hold only ops that are legal there; a body holds ops of the graph
-// stage, or is a group: kernels that one step runs.
+// writes operands. References from op(), value() and type() stay valid while ops are added; those from order() do not.
+// A graph that a loop or a kernel names is a body; every other graph is an entry. The stage is the module's: entries of
+// the kernels and planned stages hold only ops that are legal there; a body holds ops of the graph stage, or is a
+// group: kernels that one step runs.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -144,8 +146,8 @@ class Graph {
   Module* module_;
   GraphId id_;
   std::string name_;
-  IdMap<ValueId, ValueData> values_;
-  IdMap<OpId, OpData> ops_;
+  IdMap<ValueId, ValueData, std::deque<ValueData>> values_;  // deques: references outlive additions
+  IdMap<OpId, OpData, std::deque<OpData>> ops_;
   std::vector<OpId> order_;
   std::vector<ValueId> params_, results_;
   absl::flat_hash_map<std::string, int> names_;

@@ -33,8 +33,9 @@ using OpId = Id<struct OpTag>;
 using GraphId = Id<struct GraphTag>;
 using DimId = Id<struct DimTag>;
 
-// A vector indexed by one kind of id.
-template <typename I, typename T>
+// A vector indexed by one kind of id. A reference to an element is valid until the next Add, or, where the items are a
+// std::deque, as long as the table lives.
+template <typename I, typename T, typename Items = std::vector<T>>
 class IdMap {
  public:
   I Add(T value) {
@@ -52,7 +53,7 @@ class IdMap {
   auto end() const { return items_.end(); }
 
  private:
-  std::vector<T> items_;
+  Items items_;
 };
 
 }  // namespace sinter

@@ -123,7 +123,7 @@ Type RightSide(GraphDrawer& draw, const Dims& batch, const DimExpr& k, bool tran
 // A number that divides n, from 1 to n.
 int64_t Divisor(Dice& dice, int64_t n);
 // A table of sines for rope of rows of this width.
-ValueId DrawRopeTable(GraphDrawer& draw, DimExpr width, const std::string& style);
+ValueId DrawRopeTable(GraphDrawer& draw, const DimExpr& width, const std::string& style);
 // Gives operands that are None a value, so that the op may be accepted; attributes stay as they are.
 void CompleteOperands(GraphDrawer& draw, OpFields& fields);
 // The result type of an op that declares it, of its first operand, whose type is `x`.

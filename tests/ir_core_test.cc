@@ -310,6 +310,17 @@ TEST_F(GraphTest, AddBefore) {
   EXPECT_THAT(graph_.order(), ElementsAre(graph_.value(b).def, neg));
 }
 
+// Whoever builds or rewrites a graph may hold on to what it was told of a value.
+TEST_F(GraphTest, WhatIsKnownOfValuesStaysWhereItIs) {
+  const ValueId a = *graph_.Add(ops::Neg{.x = x_});
+  const ValueData* const value = &graph_.value(a);
+  const OpData* const op = &graph_.op(value->def);
+  for (int i = 0; i < 1000; ++i) ASSERT_TRUE(graph_.Add(ops::Exp{.x = a}).ok());
+  EXPECT_EQ(&graph_.value(a), value);
+  EXPECT_EQ(&graph_.op(value->def), op);
+  EXPECT_EQ(value->uses.size(), 1000u);
+}
+
 TEST_F(GraphTest, RefusedOpsLeaveNoTrace) {
   EXPECT_FALSE(graph_.Add(ops::Sum{.x = x_, .axis = 5}).ok());
   EXPECT_EQ(graph_.num_ops(), 0u);

@@ -255,7 +255,7 @@ ValueId DrawRope(GraphDrawer& draw) {
     return IsFloat(t.dtype) && t.rank() >= 2 && !t.dims.back().DivideExactly(2).poisoned() && t.dims.back().is_const();
   });
   if (!x.valid()) return x;
-  const Dims dims = draw.type(x).dims;  // a copy: the graph grows
+  const Dims& dims = draw.type(x).dims;
   const std::string style = dice.Chance(50) ? "norm" : "neox";
   const Type type{DType::kF32, {draw.positions(), dims.back() * DimExpr(2)}};
   const DimExpr rows = dims[dims.size() - 2];
@@ -338,7 +338,7 @@ constexpr Recipe kRecipes[] = {
 
 }  // namespace
 
-ValueId DrawRopeTable(GraphDrawer& draw, DimExpr width, const std::string& style) {
+ValueId DrawRopeTable(GraphDrawer& draw, const DimExpr& width, const std::string& style) {
   Dice& dice = draw.dice();
   if (!width.is_const()) return ValueId::None();
   ops::RopeTable table{.base = dice.Chance(50) ? 10000.0 : 100.0, .scale = dice.Chance(70) ? 1.0 : 0.5, .style = style};
