@@ -49,6 +49,8 @@ struct ExtentFactor {
   DimExpr expr;
   int64_t block = 1;
   bool fastest = false;  // in place of the last
+  // Whether one grain takes all of it: an axis that cuts nothing.
+  bool IsWhole() const { return expr.is_const() && expr.constant() <= block; }
   friend bool operator==(const ExtentFactor&, const ExtentFactor&) = default;
 };
 
@@ -122,8 +124,6 @@ struct KernelSpec {
   int lane = 0;                    // of a part, from 0
   std::vector<std::string> tiles;  // of a part that is a product, as its kernel op names them
 };
-
-bool IsGroup(const Graph& body);
 
 // The spec of a body. `packs`: the packing of each parameter (an entry per parameter; "" for what is no packed weight).
 absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs);

@@ -57,8 +57,6 @@ void Replace(KernelSpec& spec, const DimMap& by) {
   VisitAccesses(spec, [&](Access& access) { Replace(access, by); });
 }
 
-bool IsWhole(const ExtentFactor& axis) { return axis.expr.is_const() && axis.expr.constant() <= axis.block; }
-
 // The axes of a kernel: those of its grains, and for a row kernel the inner one.
 std::vector<ExtentFactor> AxesOf(const KernelSpec& spec) {
   std::vector<ExtentFactor> axes = spec.extent;
@@ -73,7 +71,7 @@ bool StaysIn(const std::vector<ExtentFactor>& stored_axes, const Access& stored,
   if (stored.gather || stored.state || read.gather || read.state || stored.offset != read.offset) return false;
   if (stored_axes.size() != read_axes.size()) return false;
   for (size_t i = 0; i < read_axes.size(); ++i) {
-    const bool whole = stored_axes[i].block == kWholeAxis || IsWhole(stored_axes[i]);
+    const bool whole = stored_axes[i].block == kWholeAxis || stored_axes[i].IsWhole();
     if (whole && (read_axes[i].expr.is_one() || read.strides[i] == DimExpr(0))) continue;
     if (stored_axes[i] != read_axes[i]) return false;
     if (!stored_axes[i].expr.is_one() && stored.strides[i] != read.strides[i]) return false;
@@ -89,7 +87,7 @@ struct GrainAxis {
 std::vector<GrainAxis> GrainAxesOf(const KernelSpec& spec) {
   std::vector<GrainAxis> axes;
   for (size_t i = 0; i < spec.extent.size(); ++i) {
-    if (!IsWhole(spec.extent[i])) axes.push_back({spec.extent[i], i});
+    if (!spec.extent[i].IsWhole()) axes.push_back({spec.extent[i], i});
   }
   return axes;
 }
@@ -241,11 +239,6 @@ class GroupBuilder {
 
 }  // namespace
 
-bool IsGroup(const Graph& body) {
-  return !body.order().empty() && std::all_of(body.order().begin(), body.order().end(),
-                                              [&](OpId id) { return body.op(id).kind() == OpKind::kKernel; });
-}
-
 absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs) {
   return IsGroup(body) ? GroupBuilder(body, packs).Build() : SpecOfOne(body, packs);
 }
@@ -308,7 +301,7 @@ std::vector<DimExpr> SizesOf(const KernelSpec& spec, const Access& access) {
 bool IsOneGrain(const KernelSpec& spec) {
   if (PartsOf(spec).back().lane > 0) return false;
   const KernelSpec& part = PartsOf(spec)[0];
-  return std::all_of(part.extent.begin(), part.extent.end(), IsWhole);
+  return std::all_of(part.extent.begin(), part.extent.end(), [](const ExtentFactor& f) { return f.IsWhole(); });
 }
 
 bool ReadsOwnGrains(const KernelSpec& writer, uint32_t stored, const KernelSpec& reader, uint32_t read) {

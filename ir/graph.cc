@@ -138,6 +138,11 @@ std::vector<GraphId> Module::entries() const {
   return ids;
 }
 
+bool IsGroup(const Graph& body) {
+  return !body.order().empty() && std::all_of(body.order().begin(), body.order().end(),
+                                              [&](OpId id) { return body.op(id).kind() == OpKind::kKernel; });
+}
+
 std::unique_ptr<Graph> Graph::CopyInto(Module* module) const {
   auto copy = std::make_unique<Graph>(module, id_, name_);
   copy->values_ = values_;

@@ -200,6 +200,9 @@ absl::StatusOr<GraphId> CloneGraph(const Graph& from, Module& module, const std:
 absl::StatusOr<std::vector<ValueId>> InlineGraph(const Graph& body, Graph& into, absl::Span<const ValueId> args,
                                                  const IdMap<DimId, DimExpr>& by);
 
+// Whether a body is a group: kernels, and at least one.
+bool IsGroup(const Graph& body);
+
 // What the symbols of a body stand for in a call with arguments of these types: themselves, or, for symbols that only
 // the body mentions, their smallest value (which is what a kernel sees of a symbol that a run leaves unbound). So an
 // entry specialized to one row shares the kernels of the general one. nullopt when the argument types do not fit the

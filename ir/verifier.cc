@@ -112,7 +112,12 @@ class Verifier {
         ProblemIn(graph, absl::StrCat("[order] a live op, ", graph.op(OpId{i}).def().name, ", is not in the order"));
       }
     }
-    for (OpId op : graph.order()) CheckOp(graph, op, entry);
+    const bool lowered = module_.stage != Stage::kGraph && (entry || IsGroup(graph));
+    for (OpId op : graph.order()) {
+      CheckOp(graph, op);
+      CheckLegal(graph, op, entry, lowered);
+      if (graph.op(op).def().Has(kSource)) CheckSource(graph, op);
+    }
     for (ValueId result : graph.results()) {
       if (!result.valid() || result.value >= graph.num_values() || !Defined(graph, result, graph.order().size())) {
         ProblemIn(graph, "[results] expected values of the graph to be returned");
@@ -145,7 +150,7 @@ class Verifier {
     return !def.valid() || (position_[def.value] != kNowhere && position_[def.value] < static_cast<int64_t>(at));
   }
 
-  void CheckOp(const Graph& graph, OpId op, bool entry) {
+  void CheckOp(const Graph& graph, OpId op) {
     const OpData& data = graph.op(op);
     std::vector<Type> types;
     for (size_t i = 0; i < data.results.size(); ++i) {
@@ -166,15 +171,10 @@ class Verifier {
     } else if (inferred->size() != types.size()) {
       ProblemAt(graph, op, absl::StrCat("[result-type] expected ", inferred->size(), " results; found ", types.size()));
     }
-    CheckLegal(graph, op, entry);
-    if (data.def().Has(kSource)) CheckSource(graph, op);
   }
 
-  void CheckLegal(const Graph& graph, OpId op, bool entry) {
+  void CheckLegal(const Graph& graph, OpId op, bool entry, bool lowered) {
     const OpDef& def = graph.op(op).def();
-    const bool group = std::all_of(graph.order().begin(), graph.order().end(),
-                                   [&](OpId other) { return graph.op(other).kind() == OpKind::kKernel; });
-    const bool lowered = (entry || group) && module_.stage != Stage::kGraph;
     if (def.legal == Legal::kAll || (def.legal == Legal::kLowered) == lowered) return;
     ProblemAt(graph, op,
               absl::StrCat("[stage] ", def.name, " is not legal in ", entry ? "an entry" : "a body", " of the stage ",

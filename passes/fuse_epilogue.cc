@@ -5,7 +5,6 @@
 // activation, gating (which reads two products of the same shape) and residual cost neither a barrier nor a step.
 #include <algorithm>
 
-#include "backend/kernel_spec.h"
 #include "base/status.h"
 #include "passes/join_kernels.h"
 #include "passes/pass.h"
@@ -15,13 +14,10 @@ namespace {
 
 bool IsElementwise(const ops::Kernel& kernel) { return kernel.family == "map" || kernel.family == "move"; }
 
-bool Holds(const Graph& graph, const ops::Kernel& kernel, OpKind kind) {
+bool Appends(const Graph& graph, const ops::Kernel& kernel) {
   const Graph& body = graph.module().graph(kernel.body.id);
-  return std::any_of(body.order().begin(), body.order().end(), [&](OpId id) { return body.op(id).kind() == kind; });
-}
-
-bool HasProduct(const Graph& graph, const ops::Kernel& kernel) {
-  return kernel.family == "gemm" || kernel.family == "group" || Holds(graph, kernel, OpKind::kGemm);
+  return std::any_of(body.order().begin(), body.order().end(),
+                     [&](OpId id) { return body.op(id).kind() == OpKind::kKvAppend; });
 }
 
 // The elementwise kernel whose one result the kernel alone reads, if there is one for an argument.
@@ -36,18 +32,18 @@ OpId InlinedProducer(const Graph& graph, const ops::Kernel& kernel) {
   return OpId::None();
 }
 
-// Joins each kernel that `wants` names with the elementwise kernels before it.
-template <typename Wants>
-absl::StatusOr<bool> InlineProducers(Graph& graph, KernelJoiner& joiner, const Wants& wants) {
+// Joins each kernel that writes to a cache, or each other one, with the elementwise kernels before it.
+absl::StatusOr<bool> InlineProducers(KernelJoiner& joiner, bool appends) {
+  const Graph& graph = joiner.graph();
   bool changed = false;
   const std::vector<OpId> ops = graph.order();
   for (OpId id : ops) {
     for (;;) {
       const auto kernel = graph.op(id).erased ? std::nullopt : graph.As<ops::Kernel>(id);
-      if (!kernel || !IsElementwise(*kernel) || !wants(*kernel)) break;
+      if (!kernel || !IsElementwise(*kernel) || Appends(graph, *kernel) != appends) break;
       const OpId producer = InlinedProducer(graph, *kernel);
       if (!producer.valid()) break;
-      SINTER_ASSIGN_OR_RETURN(const OpId joined, joiner.Inline(graph, producer, id));
+      SINTER_ASSIGN_OR_RETURN(const OpId joined, joiner.Inline(producer, id));
       if (!joined.valid()) break;
       id = joined;
       changed = true;
@@ -57,32 +53,28 @@ absl::StatusOr<bool> InlineProducers(Graph& graph, KernelJoiner& joiner, const W
 }
 
 // The products that an elementwise kernel reads, in the order of the graph.
-std::vector<OpId> ProductsOf(const Graph& graph, const ops::Kernel& kernel) {
+std::vector<OpId> ProductsOf(const KernelJoiner& joiner, const ops::Kernel& kernel) {
   std::vector<OpId> products;
-  for (OpId id : graph.order()) {
-    const auto product = graph.As<ops::Kernel>(id);
-    if (!product || !HasProduct(graph, *product)) continue;
-    const auto& results = graph.op(id).results;
-    const bool read = std::any_of(results.begin(), results.end(), [&](ValueId result) {
-      return std::find(kernel.args.begin(), kernel.args.end(), result) != kernel.args.end();
-    });
-    if (read) products.push_back(id);
+  for (ValueId arg : kernel.args) {
+    const auto maker = joiner.graph().DefAs<ops::Kernel>(arg);
+    if (maker && HasProducts(*maker)) products.push_back(joiner.graph().value(arg).def);
   }
-  return products;
+  return joiner.InOrder(std::move(products));
 }
 
-absl::StatusOr<bool> JoinProducts(Graph& graph, KernelJoiner& joiner) {
+absl::StatusOr<bool> JoinProducts(KernelJoiner& joiner) {
+  const Graph& graph = joiner.graph();
   bool changed = false;
   const std::vector<OpId> ops = graph.order();
   for (OpId id : ops) {
     const auto kernel = graph.op(id).erased ? std::nullopt : graph.As<ops::Kernel>(id);
     if (!kernel || kernel->family != "map") continue;
-    std::vector<OpId> members = ProductsOf(graph, *kernel);
+    std::vector<OpId> members = ProductsOf(joiner, *kernel);
     // With all of them, else with the one made last.
     for (; !members.empty(); members.erase(members.begin())) {
       std::vector<OpId> group = members;
       group.push_back(id);
-      SINTER_ASSIGN_OR_RETURN(const OpId joined, joiner.Group(graph, group));
+      SINTER_ASSIGN_OR_RETURN(const OpId joined, joiner.Group(group));
       if (!joined.valid()) continue;
       changed = true;
       break;
@@ -94,32 +86,15 @@ absl::StatusOr<bool> JoinProducts(Graph& graph, KernelJoiner& joiner) {
 }  // namespace
 
 absl::StatusOr<bool> FuseRopeAppend(Module& module, PassContext&) {
-  KernelJoiner joiner(module);
-  bool changed = false;
-  for (GraphId entry : module.entries()) {
-    Graph& graph = module.graph(entry);
-    SINTER_ASSIGN_OR_RETURN(const bool joined, InlineProducers(graph, joiner, [&](const ops::Kernel& kernel) {
-                              return Holds(graph, kernel, OpKind::kKvAppend);
-                            }));
-    changed |= joined;
-  }
-  joiner.Finish();
-  return changed;
+  return JoinKernels(module, [](KernelJoiner& joiner) { return InlineProducers(joiner, /*appends=*/true); });
 }
 
 absl::StatusOr<bool> FuseEpilogue(Module& module, PassContext&) {
-  KernelJoiner joiner(module);
-  bool changed = false;
-  for (GraphId entry : module.entries()) {
-    Graph& graph = module.graph(entry);
-    SINTER_ASSIGN_OR_RETURN(const bool inlined, InlineProducers(graph, joiner, [&](const ops::Kernel& kernel) {
-                              return !Holds(graph, kernel, OpKind::kKvAppend);
-                            }));
-    SINTER_ASSIGN_OR_RETURN(const bool joined, JoinProducts(graph, joiner));
-    changed |= inlined || joined;
-  }
-  joiner.Finish();
-  return changed;
+  return JoinKernels(module, [](KernelJoiner& joiner) -> absl::StatusOr<bool> {
+    SINTER_ASSIGN_OR_RETURN(const bool inlined, InlineProducers(joiner, /*appends=*/false));
+    SINTER_ASSIGN_OR_RETURN(const bool joined, JoinProducts(joiner));
+    return inlined || joined;
+  });
 }
 
 }  // namespace sinter

@@ -16,7 +16,7 @@ namespace {
 // The value whose rows the products of a step multiply; None when it has no products or they read different rows.
 absl::StatusOr<ValueId> RowsOf(const Graph& graph, OpId id) {
   const auto kernel = graph.As<ops::Kernel>(id);
-  if (!kernel || (kernel->family != "gemm" && kernel->family != "group")) return ValueId::None();
+  if (!kernel || !HasProducts(*kernel)) return ValueId::None();
   SINTER_ASSIGN_OR_RETURN(const KernelSpec spec, SpecOfKernel(graph, id));
   ValueId rows = ValueId::None();
   for (const KernelSpec& part : PartsOf(spec)) {
@@ -29,30 +29,28 @@ absl::StatusOr<ValueId> RowsOf(const Graph& graph, OpId id) {
   return rows;
 }
 
-}  // namespace
-
-absl::StatusOr<bool> GroupGemms(Module& module, PassContext&) {
-  KernelJoiner joiner(module);
-  bool changed = false;
-  for (GraphId entry : module.entries()) {
-    Graph& graph = module.graph(entry);
-    std::vector<ValueId> order;
-    absl::flat_hash_map<ValueId, std::vector<OpId>> readers;
-    for (OpId id : graph.order()) {
-      SINTER_ASSIGN_OR_RETURN(const ValueId rows, RowsOf(graph, id));
-      if (!rows.valid()) continue;
-      std::vector<OpId>& members = readers[rows];
-      if (members.empty()) order.push_back(rows);
-      members.push_back(id);
-    }
-    for (ValueId rows : order) {
-      if (readers[rows].size() < 2) continue;
-      SINTER_ASSIGN_OR_RETURN(const OpId joined, joiner.Group(graph, readers[rows]));
-      changed |= joined.valid();
-    }
+absl::StatusOr<bool> GroupReaders(KernelJoiner& joiner) {
+  const Graph& graph = joiner.graph();
+  std::vector<ValueId> order;
+  absl::flat_hash_map<ValueId, std::vector<OpId>> readers;
+  for (OpId id : graph.order()) {
+    SINTER_ASSIGN_OR_RETURN(const ValueId rows, RowsOf(graph, id));
+    if (!rows.valid()) continue;
+    std::vector<OpId>& members = readers[rows];
+    if (members.empty()) order.push_back(rows);
+    members.push_back(id);
   }
-  joiner.Finish();
+  bool changed = false;
+  for (ValueId rows : order) {
+    if (readers[rows].size() < 2) continue;
+    SINTER_ASSIGN_OR_RETURN(const OpId joined, joiner.Group(readers[rows]));
+    changed |= joined.valid();
+  }
   return changed;
 }
+
+}  // namespace
+
+absl::StatusOr<bool> GroupGemms(Module& module, PassContext&) { return JoinKernels(module, GroupReaders); }
 
 }  // namespace sinter

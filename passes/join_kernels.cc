@@ -54,103 +54,124 @@ struct KernelJoiner::Body {
   }
 };
 
-KernelJoiner::KernelJoiner(Module& module) : module_(module), before_(Bodies(module)) {
-  for (GraphId id : before_) bodies_.emplace(HashGraph(module.graph(id)), id);
+bool HasProducts(const ops::Kernel& kernel) { return kernel.family == "gemm" || kernel.family == "group"; }
+
+KernelJoiner::KernelJoiner(Graph& graph, Bodies& bodies) : graph_(graph), bodies_(bodies), place_(graph.num_ops()) {
+  for (size_t i = 0; i < graph.order().size(); ++i) place_[graph.order()[i].value] = i;
 }
 
-void KernelJoiner::Finish() {
-  absl::flat_hash_set<GraphId> known = before_;
-  for (const auto& [hash, id] : bodies_) known.insert(id);
-  EraseUnusedBodies(module_, known);
+std::vector<OpId> KernelJoiner::InOrder(std::vector<OpId> ops) const {
+  std::sort(ops.begin(), ops.end(), [&](OpId a, OpId b) { return place_[a.value] < place_[b.value]; });
+  ops.erase(std::unique(ops.begin(), ops.end()), ops.end());
+  return ops;
 }
 
-absl::StatusOr<OpId> KernelJoiner::Replace(Graph& graph, Body body, const std::vector<OpId>& old,
-                                           const std::vector<ValueId>& made) {
+absl::StatusOr<OpId> KernelJoiner::Replace(Body body, const std::vector<OpId>& old, const std::vector<ValueId>& made) {
+  Module& module = graph_.module();
   const absl::StatusOr<KernelSpec> spec = SpecOf(*body.graph, body.packs);
   if (!spec.ok()) {
-    module_.EraseGraph(body.graph->id());
+    module.EraseGraph(body.graph->id());
     if (absl::IsUnimplemented(spec.status())) return OpId::None();
     return spec.status();
   }
   const auto [shared, is_new] = bodies_.emplace(HashGraph(*body.graph), body.graph->id());
-  if (!is_new) module_.EraseGraph(body.graph->id());
+  if (!is_new) module.EraseGraph(body.graph->id());
   AddOptions options;
   options.before = old.back();
-  options.loc = graph.op(old.back()).loc;
+  options.loc = graph_.op(old.back()).loc;
   SINTER_ASSIGN_OR_RETURN(
       const OpId kernel,
-      graph.AddFields(
+      graph_.AddFields(
           Pack(ops::Kernel{.body = {shared->second}, .args = body.args, .family = spec->family, .barrier = true}),
           std::move(options)));
+  place_.resize(graph_.num_ops());
+  place_[kernel.value] = place_[old.back().value];
   std::vector<std::string> names;
   for (size_t i = 0; i < made.size(); ++i) {
-    names.push_back(graph.value(made[i]).name);
-    graph.ReplaceUses(made[i], graph.op(kernel).results[i]);
+    names.push_back(graph_.value(made[i]).name);
+    graph_.ReplaceUses(made[i], graph_.op(kernel).results[i]);
   }
-  for (size_t i = old.size(); i-- > 0;) graph.Erase(old[i]);
-  for (size_t i = 0; i < names.size(); ++i) graph.Rename(graph.op(kernel).results[i], names[i]);
+  for (size_t i = old.size(); i-- > 0;) graph_.Erase(old[i]);
+  for (size_t i = 0; i < names.size(); ++i) graph_.Rename(graph_.op(kernel).results[i], names[i]);
   return kernel;
 }
 
-absl::StatusOr<OpId> KernelJoiner::Inline(Graph& graph, OpId producer, OpId consumer) {
-  const ops::Kernel first = *graph.As<ops::Kernel>(producer), second = *graph.As<ops::Kernel>(consumer);
-  const ValueId between = graph.op(producer).results[0];
-  Body body{&module_.AddGraph(module_.graph(second.body.id).name()), {}, {}, {}};
-  SINTER_ASSIGN_OR_RETURN(const auto dims_of_first, DimsOfCall(graph, first));
-  SINTER_ASSIGN_OR_RETURN(const auto dims_of_second, DimsOfCall(graph, second));
-  SINTER_ASSIGN_OR_RETURN(const std::vector<ValueId> passed, InlineGraph(module_.graph(first.body.id), *body.graph,
-                                                                         body.Import(graph, producer), dims_of_first));
+absl::StatusOr<OpId> KernelJoiner::Inline(OpId producer, OpId consumer) {
+  Module& module = graph_.module();
+  const ops::Kernel first = *graph_.As<ops::Kernel>(producer), second = *graph_.As<ops::Kernel>(consumer);
+  const ValueId between = graph_.op(producer).results[0];
+  Body body{&module.AddGraph(module.graph(second.body.id).name()), {}, {}, {}};
+  SINTER_ASSIGN_OR_RETURN(const auto dims_of_first, DimsOfCall(graph_, first));
+  SINTER_ASSIGN_OR_RETURN(const auto dims_of_second, DimsOfCall(graph_, second));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<ValueId> passed, InlineGraph(module.graph(first.body.id), *body.graph,
+                                                                         body.Import(graph_, producer), dims_of_first));
   body.inside[between] = passed[0];
   SINTER_ASSIGN_OR_RETURN(
       const std::vector<ValueId> results,
-      InlineGraph(module_.graph(second.body.id), *body.graph, body.Import(graph, consumer), dims_of_second));
+      InlineGraph(module.graph(second.body.id), *body.graph, body.Import(graph_, consumer), dims_of_second));
   body.graph->SetResults(results);
-  const auto& made = graph.op(consumer).results;
-  return Replace(graph, std::move(body), {producer, consumer}, {made.begin(), made.end()});
+  const auto& made = graph_.op(consumer).results;
+  return Replace(std::move(body), {producer, consumer}, {made.begin(), made.end()});
 }
 
-absl::StatusOr<OpId> KernelJoiner::Group(Graph& graph, const std::vector<OpId>& members) {
+absl::StatusOr<OpId> KernelJoiner::Group(const std::vector<OpId>& members) {
   // Nothing between the first and the last of them may read what they make, for all move to the last one's place.
-  absl::flat_hash_map<OpId, size_t> position;
-  for (OpId id : graph.order()) position.emplace(id, position.size());
+  const size_t last = place_[members.back().value];
   for (OpId id : members) {
-    if (TouchesState(graph, id)) return OpId::None();
-    for (ValueId result : graph.op(id).results) {
-      for (const Use& use : graph.value(result).uses) {
+    if (TouchesState(graph_, id)) return OpId::None();
+    for (ValueId result : graph_.op(id).results) {
+      for (const Use& use : graph_.value(result).uses) {
         const bool inside = std::find(members.begin(), members.end(), use.op) != members.end();
-        if (!inside && position.at(use.op) < position.at(members.back())) return OpId::None();
+        if (!inside && place_[use.op.value] < last) return OpId::None();
       }
     }
   }
-  Body body{&module_.AddGraph("k_group"), {}, {}, {}};
+  Body body{&graph_.module().AddGraph("k_group"), {}, {}, {}};
   std::vector<ValueId> results, made;
   for (OpId id : members) {
-    const ops::Kernel kernel = *graph.As<ops::Kernel>(id);
-    const Graph& own = module_.graph(kernel.body.id);
-    const std::vector<ValueId> args = body.Import(graph, id);
+    const ops::Kernel kernel = *graph_.As<ops::Kernel>(id);
+    const Graph& own = graph_.module().graph(kernel.body.id);
+    const std::vector<ValueId> args = body.Import(graph_, id);
     std::vector<ValueId> values;
     if (IsGroup(own)) {
-      SINTER_ASSIGN_OR_RETURN(const auto by, DimsOfCall(graph, kernel));
+      SINTER_ASSIGN_OR_RETURN(const auto by, DimsOfCall(graph_, kernel));
       SINTER_ASSIGN_OR_RETURN(values, InlineGraph(own, *body.graph, args, by));
     } else {
       AddOptions options;
-      for (ValueId result : graph.op(id).results) {
-        options.declared.push_back(graph.type(result));
-        options.names.push_back(graph.value(result).name);
+      for (ValueId result : graph_.op(id).results) {
+        options.declared.push_back(graph_.type(result));
+        options.names.push_back(graph_.value(result).name);
       }
       ops::Kernel part{.body = kernel.body, .args = args, .family = kernel.family, .tiles = kernel.tiles};
       SINTER_ASSIGN_OR_RETURN(const OpId op, body.graph->AddFields(Pack(std::move(part)), std::move(options)));
       values.assign(body.graph->op(op).results.begin(), body.graph->op(op).results.end());
     }
     for (size_t i = 0; i < values.size(); ++i) {
-      const ValueId outside = graph.op(id).results[i];
+      const ValueId outside = graph_.op(id).results[i];
       body.inside[outside] = values[i];
       results.push_back(values[i]);
       made.push_back(outside);
     }
   }
   body.graph->SetResults(results);
-  return Replace(graph, std::move(body), members, made);
+  return Replace(std::move(body), members, made);
+}
+
+absl::StatusOr<bool> JoinKernels(Module& module, absl::FunctionRef<absl::StatusOr<bool>(KernelJoiner&)> join) {
+  absl::flat_hash_set<GraphId> known = Bodies(module);
+  KernelJoiner::Bodies bodies;
+  for (GraphId id : module.graphs()) {
+    if (known.contains(id)) bodies.emplace(HashGraph(module.graph(id)), id);
+  }
+  bool changed = false;
+  for (GraphId entry : module.entries()) {
+    KernelJoiner joiner(module.graph(entry), bodies);
+    SINTER_ASSIGN_OR_RETURN(const bool joined, join(joiner));
+    changed |= joined;
+  }
+  for (const auto& [hash, id] : bodies) known.insert(id);
+  EraseUnusedBodies(module, known);
+  return changed;
 }
 
 }  // namespace sinter

@@ -8,31 +8,43 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "ir/graph.h"
 
 namespace sinter {
 
+// Whether a step computes products: one, or those of a group.
+bool HasProducts(const ops::Kernel& kernel);
+
+// Joins kernels of one entry, which nothing else changes meanwhile.
 class KernelJoiner {
  public:
-  explicit KernelJoiner(Module& module);
+  using Bodies = absl::flat_hash_map<uint64_t, GraphId>;  // by structural hash
 
+  // `bodies` gets those that are made.
+  KernelJoiner(Graph& graph, Bodies& bodies);
+
+  Graph& graph() const { return graph_; }
   // Makes `consumer` compute what `producer`, of whose one result it is the only reader, did for it. Returns the new
   // kernel op, or None.
-  absl::StatusOr<OpId> Inline(Graph& graph, OpId producer, OpId consumer);
+  absl::StatusOr<OpId> Inline(OpId producer, OpId consumer);
   // Makes one step of kernels, which stand in this order, where the last of them stands. Returns it, or None.
-  absl::StatusOr<OpId> Group(Graph& graph, const std::vector<OpId>& members);
-  // Erases bodies that no kernel names any more.
-  void Finish();
+  absl::StatusOr<OpId> Group(const std::vector<OpId>& members);
+  // Ops in the order of the graph, each once.
+  std::vector<OpId> InOrder(std::vector<OpId> ops) const;
 
  private:
   struct Body;
-  absl::StatusOr<OpId> Replace(Graph& graph, Body body, const std::vector<OpId>& old, const std::vector<ValueId>& made);
+  absl::StatusOr<OpId> Replace(Body body, const std::vector<OpId>& old, const std::vector<ValueId>& made);
 
-  Module& module_;
-  absl::flat_hash_set<GraphId> before_;
-  absl::flat_hash_map<uint64_t, GraphId> bodies_;  // by structural hash
+  Graph& graph_;
+  Bodies& bodies_;
+  std::vector<size_t> place_;  // by OpId: in the order of the graph; a step has that of the last op it was made of
 };
+
+// Runs `join` on each entry, then erases the bodies that no kernel names any more. Whether a call said that it changed
+// something.
+absl::StatusOr<bool> JoinKernels(Module& module, absl::FunctionRef<absl::StatusOr<bool>(KernelJoiner&)> join);
 
 }  // namespace sinter

@@ -28,7 +28,7 @@ bool HaveSameShares(const KernelSpec& a, const KernelSpec& b) {
       if (part.lane < static_cast<int>(extents.size())) continue;
       extents.emplace_back();
       for (const ExtentFactor& f : part.extent) {
-        if (!f.expr.is_const() || f.expr.constant() > f.block) extents.back().push_back(f);
+        if (!f.IsWhole()) extents.back().push_back(f);
       }
     }
     return extents;
