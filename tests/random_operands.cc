@@ -91,10 +91,22 @@ void CompleteGemm(GraphDrawer& draw, OpFields& fields) {
 // Keys and values for queries [.., T, D], as wide as those and as many as each other.
 void CompleteAttend(GraphDrawer& draw, OpFields& fields) {
   ValueId &q = fields.operands[0], &k = fields.operands[1], &v = fields.operands[2];
+  const ValueId known = k.valid() ? k : v;
+  if (!q.valid() && known.valid() && draw.type(known).rank() >= 2 && draw.dice().Chance(80)) {
+    Type type = draw.type(known);
+    type.dims[type.dims.size() - 2] = draw.rows();
+    q = draw.Like(type);
+  }
   if (!q.valid()) q = draw.AnyFloat(2);
-  const Dims queries = draw.type(q).dims;
+  const Dims& queries = draw.type(q).dims;
   if (queries.size() < 2) return;
   const Dims batch(queries.begin(), queries.end() - 2);
+  if (!k.valid() && v.valid() && draw.type(v).rank() >= 2) {
+    Type type{DType::kF32, batch};
+    type.dims.push_back(draw.type(v).dims[draw.type(v).dims.size() - 2]);
+    type.dims.push_back(queries.back());
+    k = draw.Like(type);
+  }
   if (!k.valid()) k = draw.Like(RightSide(draw, batch, queries.back(), /*trans_b=*/true));
   if (!k.valid() || v.valid() || draw.type(k).rank() < 2) return;
   Type values = RightSide(draw, batch, draw.type(k).dims[draw.type(k).dims.size() - 2], /*trans_b=*/false);
@@ -122,6 +134,16 @@ void CompleteConvert(GraphDrawer& draw, OpFields& fields) {
   fields.operands[0] = narrow.valid() && draw.dice().Chance(70) ? narrow : draw.Param(type);
 }
 
+// As a rule what has one place along the axis, as rows that heads share do.
+void CompleteRepeat(GraphDrawer& draw, OpFields& fields) {
+  const auto axis = static_cast<size_t>(std::get<int64_t>(fields.attrs[0]));
+  if (fields.operands[0].valid() || axis > 1 || draw.dice().Chance(30)) return;
+  Type type{DType::kF32, {draw.dice().Between(1, 3), draw.rows(), draw.Number()}};
+  type.dims.insert(type.dims.begin() + static_cast<int64_t>(axis), 1);
+  if (axis == 0 && draw.dice().Chance(50)) type.dims.erase(type.dims.begin() + 1);
+  fields.operands[0] = draw.Like(type);
+}
+
 // Rows [T,C] for heads.
 void CompleteHeads(GraphDrawer& draw, OpFields& fields) {
   if (!fields.operands[0].valid()) fields.operands[0] = draw.AnyFloat(2, 2);
@@ -131,7 +153,7 @@ void CompleteRope(GraphDrawer& draw, OpFields& fields) {
   ValueId &x = fields.operands[0], &pos = fields.operands[1], &table = fields.operands[2];
   if (!x.valid()) x = draw.AnyFloat(2);
   if (!x.valid() || draw.type(x).rank() < 2) return;
-  const Dims dims = draw.type(x).dims;  // a copy: the graph grows
+  const Dims& dims = draw.type(x).dims;
   if (!pos.valid()) pos = draw.Index(dims[dims.size() - 2]);
   if (table.valid()) return;
   table = DrawRopeTable(draw, dims.back(), std::get<std::string>(fields.attrs[0]));
@@ -144,7 +166,8 @@ struct Completion {
 
 constexpr Completion kCompletions[] = {{"gemm", CompleteGemm},       {"attend", CompleteAttend},
                                        {"convert", CompleteConvert}, {"dequantize", CompleteDequantize},
-                                       {"heads", CompleteHeads},     {"rope", CompleteRope}};
+                                       {"heads", CompleteHeads},     {"rope", CompleteRope},
+                                       {"repeat", CompleteRepeat}};
 
 }  // namespace
 
