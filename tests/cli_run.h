@@ -29,7 +29,7 @@ inline void WriteAll(const std::string& path, const std::string& content) {
   std::ofstream(path, std::ios::binary) << content;
 }
 
-// A folder of this test alone, removed with all that is in it.
+// A folder of this test alone, removed with all that is in it. Beside it lies what `run` keeps (XDG_CACHE_HOME).
 class TestFolder {
  public:
   TestFolder() {
@@ -39,9 +39,13 @@ class TestFolder {
   }
   TestFolder(const TestFolder&) = delete;
   TestFolder& operator=(const TestFolder&) = delete;
-  ~TestFolder() { std::filesystem::remove_all(path_); }
+  ~TestFolder() {
+    std::filesystem::remove_all(path_);
+    std::filesystem::remove_all(cache());
+  }
   std::string operator/(const std::string& name) const { return path_ + name; }
   const std::string& path() const { return path_; }
+  std::string cache() const { return path_.substr(0, path_.size() - 1) + "_cache"; }
   size_t files() const { return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path_), {})); }
 
  private:
@@ -54,9 +58,9 @@ struct CliResult {
   pid_t pid = 0;
 };
 
-// `program` with arguments, in the folder (where a reproducer would go).
-inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>& command,
-                       const std::string& input = "") {
+// `program` with arguments, in the folder (where a reproducer would go). `cache` "": the folder's own.
+inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>& command, const std::string& input = "",
+                       const std::string& cache = "") {
   const std::string in = folder / ".stdin", out = folder / ".stdout", err = folder / ".stderr";
   WriteAll(in, input);
   posix_spawn_file_actions_t actions;
@@ -68,8 +72,14 @@ inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>&
   std::vector<char*> argv;
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
+  std::string home = "XDG_CACHE_HOME=" + (cache.empty() ? folder.cache() : cache);
+  std::vector<char*> environment = {home.data()};
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (std::string(*entry).rfind("XDG_CACHE_HOME=", 0) != 0) environment.push_back(*entry);
+  }
+  environment.push_back(nullptr);
   pid_t child = 0;
-  const int error = posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), environ);
+  const int error = posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), environment.data());
   posix_spawn_file_actions_destroy(&actions);
   EXPECT_EQ(error, 0) << argv[0];
   int status = 0;
@@ -79,9 +89,10 @@ inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>&
   return result;
 }
 
-inline CliResult Sinter(const TestFolder& folder, std::vector<std::string> arguments, const std::string& input = "") {
+inline CliResult Sinter(const TestFolder& folder, std::vector<std::string> arguments, const std::string& input = "",
+                        const std::string& cache = "") {
   arguments.insert(arguments.begin(), SINTER_BINARY);
-  return Spawn(folder, arguments, input);
+  return Spawn(folder, arguments, input, cache);
 }
 
 // Expects an exit code and, on the stream where it belongs, a text.

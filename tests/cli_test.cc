@@ -75,7 +75,7 @@ TEST_F(Cli, HelpListsEveryFlag) {
        "--list-passes"},
       {"run",
        "-p -f --prompt-ids -n --temp --top-k --top-p --min-p --repeat-penalty --seed --ignore-eos -t --no-cache "
-       "--print-ids --logits --perf-map --target --ctx --chunk --kv --precision -O"},
+       "--cache-size --print-ids --logits --perf-map --target --ctx --chunk --kv --precision -O"},
       {"exec", "--graph --weights --dim --input --output --reference"},
       {"bench", "-p -n -t -r -o --ablate --perf-map --target --ctx --chunk --kv --precision -O"},
       {"inspect", "--json --verify"},

@@ -429,7 +429,6 @@ void AddBench(CLI::App& program, Action& action) {
       ->capture_default_str();
   AddList(*verb, "--ablate", flags->ablate, "Measure again without: all (all optional passes, then each), or passes")
       ->type_name("all|PASS,..");
-  verb->add_flag("--no-cache", flags->compile.no_cache, "Do not look for this model compiled before, nor keep it");
   verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
   AddCompileFlags(*verb, flags->compile);
   verb->footer(

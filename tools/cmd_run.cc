@@ -13,6 +13,7 @@
 #include "tools/command.h"
 #include "tools/compile_flags.h"
 #include "tools/console.h"
+#include "tools/module_cache.h"
 #include "tools/npy.h"
 
 namespace sinter {
@@ -24,7 +25,8 @@ struct RunFlags {
   int64_t tokens = 128;
   SamplerOptions sampler;
   std::optional<uint64_t> seed;
-  bool ignore_eos = false, print_ids = false, perf_map = false;
+  bool ignore_eos = false, print_ids = false, perf_map = false, no_cache = false;
+  uint64_t cache_bytes = 0;
   int threads = 0;
   std::string logits, command;
   CompileFlags compile;
@@ -96,7 +98,9 @@ absl::Status WriteLogits(const RunFlags& flags, Workspace& workspace, Sequence& 
 absl::Status Run(const RunFlags& flags) {
   const int prompts = flags.prompt.has_value() + flags.prompt_file.has_value() + flags.prompt_ids.has_value();
   if (prompts > 1) return absl::OutOfRangeError("give one of -p, -f and --prompt-ids");
-  SINTER_ASSIGN_OR_RETURN(const auto module, OpenExecutable(flags.model, flags.compile, flags.command));
+  SINTER_ASSIGN_OR_RETURN(const auto module, flags.no_cache ? OpenExecutable(flags.model, flags.compile, flags.command)
+                                                            : OpenThroughCache(flags.model, flags.compile,
+                                                                               flags.cache_bytes, flags.command));
   if (flags.perf_map) SINTER_RETURN_IF_ERROR(module->WritePerfMap());
   const absl::StatusOr<Tokenizer> tokenizer = TokenizerOf(*module);
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptIds(flags, tokenizer));
@@ -173,7 +177,13 @@ void AddRun(CLI::App& program, Action& action) {
   verb->add_option("-t,--threads", flags->threads, "Threads (default: what the process may use)")
       ->type_name("N")
       ->check(AtLeast(1));
-  verb->add_flag("--no-cache", flags->compile.no_cache, "Do not look for this model compiled before, nor keep it");
+  verb->add_flag("--no-cache", flags->no_cache, "Do not look for this model compiled before, nor keep it");
+  verb->add_option(
+          "--cache-size", flags->cache_bytes,
+          "How much the compiled models in $XDG_CACHE_HOME/sinter, or ~/.cache/sinter, may take, as in 500MB or "
+          "20GB; those used longest ago go (default: 20GB, and at most half of the disk's free space)")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
   verb->add_flag("--print-ids", flags->print_ids, "Print token ids, separated by spaces, in place of text");
   verb->add_option("--logits", flags->logits,
                    "Write the logits of every position of the prompt: float32 [positions, vocabulary]")

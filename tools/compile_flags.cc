@@ -25,6 +25,11 @@ std::string CompileFlags::Canonical() const {
   return text;
 }
 
+bool CompileFlags::WatchesPasses() const {
+  return check_each || stats || time || !print_after.empty() || !dump_dir.empty() || !stop_after.empty() ||
+         !explain.empty();
+}
+
 CLI::Option* AddText(CLI::App& app, const std::string& names, std::optional<std::string>& value,
                      const std::string& help) {
   // Not the optional itself: CLI11 reads an empty text into no value.
@@ -275,12 +280,19 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
   return compiled;
 }
 
+absl::StatusOr<std::shared_ptr<const CompiledModule>> CompilePlanned(const Source& source, const CompileFlags& flags,
+                                                                     const std::string& command,
+                                                                     const std::string& output) {
+  SINTER_ASSIGN_OR_RETURN(const OutputFile file, CompileSource(source, flags, command, output));
+  SINTER_ASSIGN_OR_RETURN(MappedFile mapped,
+                          MappedFile::FromDescriptor(file.descriptor(), output.empty() ? source.path : output));
+  return CompiledModule::FromFile(std::move(mapped));
+}
+
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompileInMemory(Source& source, const CompileFlags& flags,
                                                                       const std::string& command) {
   SINTER_RETURN_IF_ERROR(RunPasses(source, flags).status());
-  SINTER_ASSIGN_OR_RETURN(OutputFile file, CompileSource(source, flags, command, ""));
-  SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.descriptor(), source.path));
-  return CompiledModule::FromFile(std::move(mapped));
+  return CompilePlanned(source, flags, command, "");
 }
 
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::string& path, const CompileFlags& flags,
@@ -296,15 +308,30 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::
   return CompileInMemory(source, flags, command);
 }
 
-void NoteContext(const Source& source, const CompileFlags& flags) {
-  if (!source.model) return;
-  if (source.model->context > source.model->config.trained_context) {
-    return Note(absl::StrCat("context ", source.model->context, " is past the ", source.model->config.trained_context,
+namespace {
+
+void NoteContext(int64_t context, int64_t trained, const CompileFlags& flags) {
+  if (context > trained) {
+    return Note(absl::StrCat("context ", context, " is past the ", trained,
                              " positions that the model was trained for; text beyond them may be poor"));
   }
-  if (flags.context != 0 || source.model->context == source.model->config.trained_context) return;
-  Note(absl::StrCat("context ", source.model->context, " of the trained ", source.model->config.trained_context,
-                    "; --ctx=N changes it"));
+  if (flags.context != 0 || context == trained) return;
+  Note(absl::StrCat("context ", context, " of the trained ", trained, "; --ctx=N changes it"));
+}
+
+}  // namespace
+
+void NoteContext(const Source& source, const CompileFlags& flags) {
+  if (source.model) NoteContext(source.model->context, source.model->config.trained_context, flags);
+}
+
+void NoteContext(const CompiledModule& module, const CompileFlags& flags) {
+  const int64_t trained = module.metadata().trained_context();
+  for (const LoadedEntry& entry : module.entries()) {
+    if (trained == 0 || entry.states.empty()) continue;
+    const LoadedState& state = entry.states[0];
+    return NoteContext(state.dims[static_cast<size_t>(state.page_axis)], trained, flags);
+  }
 }
 
 }  // namespace sinter

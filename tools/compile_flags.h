@@ -27,11 +27,12 @@ struct CompileFlags {
   std::vector<std::string> disable;
   std::string print_after, dump_dir, stop_after, explain;
   bool check_each = false, stats = false, time = false;
-  bool no_cache = false;
 
   // The flags that shape the result, in canonical form, for the module's metadata.
   std::string Canonical() const;
   std::string PipelineText() const;
+  // Whether somebody wants to see the passes at work.
+  bool WatchesPasses() const;
 };
 
 // A flag whose empty value differs from its absence.
@@ -83,7 +84,12 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
 absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlags& flags, const std::string& command,
                                          const std::string& output);
 
-// A source compiled in memory and opened.
+// The same, and opens it.
+absl::StatusOr<std::shared_ptr<const CompiledModule>> CompilePlanned(const Source& source, const CompileFlags& flags,
+                                                                     const std::string& command,
+                                                                     const std::string& output);
+
+// A source taken through the passes, compiled in memory and opened.
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompileInMemory(Source& source, const CompileFlags& flags,
                                                                       const std::string& command);
 
@@ -93,6 +99,7 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::
 
 // Says on stderr, once, when the model was trained for a longer context than was chosen for it.
 void NoteContext(const Source& source, const CompileFlags& flags);
+void NoteContext(const CompiledModule& module, const CompileFlags& flags);
 
 bool IsCompiled(const std::string& path);
 bool IsText(const std::string& path);
