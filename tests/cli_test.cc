@@ -69,7 +69,7 @@ TEST_F(Cli, HelpListsEveryFlag) {
   const std::map<std::string, std::string> flags = {
       {"compile",
        "-o -O --target --ctx --chunk --kv --precision --passes --disable --stop-after --print-after --dump-dir "
-       "--check-each --explain --stats --time --emit"},
+       "--check-each --explain --stats --time --emit --kernel"},
       {"opt",
        "-o --passes --disable --stop-after --print-after --dump-dir --check-each --explain --stats --time "
        "--list-passes"},
@@ -233,6 +233,7 @@ TEST_F(Cli, CompileEmitsEveryForm) {
   EXPECT_THAT(assembly, HasSubstr("family gemm  target avx512  tile avx512:"));
   EXPECT_THAT(assembly, HasSubstr("zmm"));
   EXPECT_THAT(assembly, HasSubstr("# steps @main"));
+  EXPECT_THAT(assembly, HasSubstr(": gemv: 1 row; weight f32 packed panel16;"));
   const CliResult objects = Run({"compile", model, "--emit=obj", "--target=avx2", "-o", "objects"});
   EXPECT_EQ(objects.code, 0) << objects.err;
   for (const auto& file : std::filesystem::directory_iterator(folder_ / "objects/avx2")) {
@@ -246,6 +247,35 @@ TEST_F(Cli, CompileEmitsEveryForm) {
     const CliResult run = Run({"run", path, "--prompt-ids=1,2,3", "-n3", "--temp=0", "--print-ids", "--target=avx2"});
     EXPECT_EQ(run.out, "7 35 123\n") << form << run.err;
   }
+}
+
+TEST_F(Cli, CompileShowsOneKernelAndItsReasons) {
+  const std::string path = folder_ / "m.sir";
+  WriteAll(path,
+           "module @m {\n  dim T in 1..64\n  graph @main(%x: f32[T,64], %w: f32[64,32]) -> (f32[T,32]) {\n"
+           "    %y = gemm %x, %w : f32[T,32]\n    %p = softmax %y : f32[T,32]\n    return %p\n  }\n}\n");
+  const auto emit = [&](const std::string& kernel, const std::string& form = "asm") {
+    const CliResult result =
+        Run({"compile", path, "-O1", "--target=avx2,avx512", "--emit=" + form, "--kernel=" + kernel});
+    EXPECT_EQ(result.code, 0) << kernel << result.err;
+    return result.out;
+  };
+  const std::string gemm = emit("%y");
+  EXPECT_THAT(gemm, StartsWith("# kernel gemm_"));
+  EXPECT_THAT(gemm, HasSubstr("  body @k_gemm  family gemm  target avx2  tile avx2:outer:6x16  effort light\n"
+                              "# steps @main: %y\n"
+                              "# why gemm [T,32] over k 64: outer: up to 64 rows; second matrix f32 as it lies; "
+                              "grains of "));
+  EXPECT_THAT(gemm, HasSubstr("target avx512"));
+  EXPECT_THAT(gemm, testing::Not(HasSubstr("softmax")));
+  EXPECT_EQ(emit("@k_gemm"), gemm);
+  EXPECT_EQ(emit("gemm"), gemm);
+  EXPECT_EQ(emit(gemm.substr(9, 21)), gemm);  // its symbol
+  EXPECT_THAT(emit("%p"),
+              HasSubstr("# why row [T,32] of f32: reduces along the last axis, in lanes; grains of 1 x all\n"));
+  EXPECT_THAT(emit("%p", "llvm"), HasSubstr("; why row [T,32]"));
+  ExpectFailure(Run({"compile", path, "-O1", "--emit=asm", "--kernel=attend"}), 2, "there are gemm_");
+  ExpectFailure(Run({"compile", path, "-o", "x.sinter", "--kernel=gemm"}), 2, "--emit=asm");
 }
 
 TEST_F(Cli, OptListsAndPrints) {

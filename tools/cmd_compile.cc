@@ -1,4 +1,5 @@
 // sinter compile: a model becomes a compiled module, or any form on the way there (--emit).
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "backend/kernel_reason.h"
 #include "backend/object.h"
 #include "base/status.h"
 #include "ir/text.h"
@@ -22,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct EmitCompileFlags {
-  std::string model, output, weights, emit = "module", command;
+  std::string model, output, weights, emit = "module", kernel, command;
   CompileFlags compile;
 };
 
@@ -41,8 +43,9 @@ constexpr EmitKind kEmitKinds[] = {
     {"kernels", Stage::kKernels, nullptr, "the steps before buffers are planned, as text"},
     {"planned", std::nullopt, nullptr, "the planned steps, as text"},
     {"llvm", std::nullopt, [](const Emitted& kernel, const Target&, Effort) { return IrText(kernel); },
-     "LLVM IR of all kernels"},
-    {"asm", std::nullopt, CompileToAssembly, "assembly of all kernels"},
+     "LLVM IR of the kernels"},
+    {"asm", std::nullopt, CompileToAssembly,
+     "assembly of the kernels, each with its tile, its steps and what decided them"},
     {"obj", std::nullopt, nullptr, "a folder -o with TARGET/KERNEL.o, one ELF object a kernel"},
 };
 
@@ -53,49 +56,75 @@ const EmitKind& FindEmit(const std::string& name) {
   return kEmitKinds[0];
 }
 
-// Steps by kernel, "main: %q %k %v; main.1: %q".
-std::vector<std::string> StepsOf(const Module& module, const KernelTable& table) {
-  std::vector<std::map<std::string, std::string>> steps(table.kernels.size());
+// The values that a kernel makes: by entry, as "%q".
+using Steps = std::map<std::string, std::vector<std::string>>;
+
+// Steps by kernel.
+std::vector<Steps> StepsOf(const Module& module, const KernelTable& table) {
+  std::vector<Steps> steps(table.kernels.size());
   for (GraphId id : module.entries()) {
     const Graph& graph = module.graph(id);
     for (OpId op : graph.order()) {
       const auto found = table.index.find({id, op});
       if (found == table.index.end()) continue;
-      absl::StrAppend(&steps[found->second][graph.name()], " %", graph.value(graph.op(op).results[0]).name);
+      steps[found->second][graph.name()].push_back(absl::StrCat("%", graph.value(graph.op(op).results[0]).name));
     }
   }
-  std::vector<std::string> texts;
-  for (const auto& by_graph : steps) {
-    texts.push_back(absl::StrJoin(by_graph, "; ", [](std::string* out, const auto& entry) {
-      absl::StrAppend(out, "@", entry.first, ":", entry.second);
-    }));
-  }
-  return texts;
+  return steps;
+}
+
+// "@main: %q %k %v; @main.1: %q".
+std::string ToText(const Steps& steps) {
+  return absl::StrJoin(steps, "; ", [](std::string* out, const auto& entry) {
+    absl::StrAppend(out, "@", entry.first, ": ", absl::StrJoin(entry.second, " "));
+  });
+}
+
+// Whether --kernel means this one: the start of its symbol, its body or a value that it makes.
+bool IsNamed(const PlannedKernel& kernel, const Steps& steps, const std::string& name) {
+  if (absl::StartsWith(kernel.symbol, name) || absl::StrCat("@", kernel.spec.body->name()) == name) return true;
+  return std::any_of(steps.begin(), steps.end(), [&](const auto& entry) {
+    return std::find(entry.second.begin(), entry.second.end(), name) != entry.second.end();
+  });
 }
 
 absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeText code) {
   const Module& module = *source.module;
   SINTER_ASSIGN_OR_RETURN(const KernelTable table, CollectKernels(module));
   SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(TargetsFor(source, flags.compile)));
-  const std::vector<std::string> steps = StepsOf(module, table);
+  const std::vector<Steps> steps = StepsOf(module, table);
   const char* const comment = flags.emit == "llvm" ? "; " : "# ";
   std::string text;
   ProgressLine progress;
   for (const Target* target : targets) {
     for (size_t i = 0; i < table.kernels.size(); ++i) {
       const PlannedKernel& kernel = table.kernels[i];
+      if (!flags.kernel.empty() && !IsNamed(kernel, steps[i], flags.kernel)) continue;
       progress.Update("kernels", static_cast<int64_t>(i), static_cast<int64_t>(table.kernels.size()));
       Emitted emitted;
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
-      SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, EffortFor(kernel, module.dims)));
+      const Effort effort = EffortFor(kernel, module.dims);
+      SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, effort));
       std::vector<std::string> tiles;
       for (const std::string& tile : TilesOf(kernel)) {
         if (absl::StartsWith(tile, absl::StrCat(target->name, ":"))) tiles.push_back(tile);
       }
-      absl::StrAppend(&text, comment, "kernel ", kernel.symbol, "  family ", kernel.spec.family, "  target ",
-                      target->name, "  tile ", tiles.empty() ? "none" : absl::StrJoin(tiles, " "), "\n", comment,
-                      "steps ", steps[i], "\n", body, absl::EndsWith(body, "\n") ? "\n" : "\n\n");
+      absl::StrAppend(&text, comment, "kernel ", kernel.symbol, "  body @", kernel.spec.body->name(), "  family ",
+                      kernel.spec.family, "  target ", target->name, "  tile ",
+                      tiles.empty() ? "none" : absl::StrJoin(tiles, " "), "  effort ",
+                      effort == Effort::kFull ? "full" : "light", "\n", comment, "steps ", ToText(steps[i]), "\n");
+      for (const std::string& reason : ReasonsFor(kernel.spec, module.dims)) {
+        absl::StrAppend(&text, comment, "why ", reason, "\n");
+      }
+      absl::StrAppend(&text, body, absl::EndsWith(body, "\n") ? "\n" : "\n\n");
     }
+  }
+  if (text.empty() && !flags.kernel.empty()) {
+    return absl::OutOfRangeError(
+        absl::StrCat("--kernel: no kernel is called \"", flags.kernel, "\"; there are ",
+                     absl::StrJoin(table.kernels, ", ", [](std::string* out, const PlannedKernel& kernel) {
+                       absl::StrAppend(out, kernel.symbol, " (@", kernel.spec.body->name(), ")");
+                     })));
   }
   return WriteResult(flags.output, text);
 }
@@ -141,6 +170,9 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
     return absl::OutOfRangeError(flags.emit == "obj" ? "--emit=obj needs a folder: -o DIR"
                                                      : "say where to: -o OUT.sinter");
   }
+  if (!flags.kernel.empty() && kind.code == nullptr) {
+    return absl::OutOfRangeError("--kernel chooses what --emit=asm and --emit=llvm print");
+  }
   if (IsCompiled(flags.model)) {
     return absl::OutOfRangeError(
         absl::StrCat(flags.model, " is compiled already; give the model that it was made from"));
@@ -180,6 +212,11 @@ void AddCompile(CLI::App& program, Action& action) {
     absl::StrAppend(&help, names.size() == 1 ? " " : "; ", kind.name, " is ", kind.doc);
   }
   verb->add_option("--emit", flags->emit, help)->type_name("FORM")->check(CLI::IsMember(names))->capture_default_str();
+  verb->add_option(
+          "--kernel", flags->kernel,
+          "Of --emit=asm and llvm only the kernels called NAME: the start of a symbol (gemm_9f2c, attend), the "
+          "name of a body (@k_gemm) or of a value that it makes (%q)")
+      ->type_name("NAME");
   verb->add_option("--weights", flags->weights, "The model whose weights IR text uses, in place of the one it names")
       ->type_name("MODEL");
   AddCompileFlags(*verb, flags->compile);
