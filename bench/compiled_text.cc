@@ -1,11 +1,11 @@
 #include "bench/compiled_text.h"
 
-#include <benchmark/benchmark.h>
 #include <immintrin.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "backend/compile.h"
 #include "base/status.h"
 #include "ir/text.h"
@@ -13,32 +13,59 @@
 
 namespace sinter {
 
-absl::StatusOr<std::unique_ptr<CompiledText>> CompiledText::Make(const std::string& text, const std::string& without,
-                                                                 int threads, int64_t positions) {
+std::string ModuleText(absl::string_view graph) {
+  return absl::StrCat("module @bench {\n  weights \"none\" sha256 \"", std::string(64, '0'), "\"\n  graph @main", graph,
+                      "\n}\n");
+}
+
+std::string PlainLayerNorm(absl::string_view rows, absl::string_view width) {
+  return absl::StrReplaceAll(R"((%x: f32[$T,$W], %gamma: f32[$W], %beta: f32[$W]) -> (f32[$T,$W]) {
+    %eps = constant {values=[$E]} : f32[1]
+    %mean = mean %x : f32[$T,1]
+    %d = sub %x, %mean : f32[$T,$W]
+    %dd = mul %d, %d : f32[$T,$W]
+    %var = mean %dd : f32[$T,1]
+    %ve = add %var, %eps : f32[$T,1]
+    %r = rsqrt %ve : f32[$T,1]
+    %n = mul %d, %r : f32[$T,$W]
+    %ng = mul %n, %gamma : f32[$T,$W]
+    %y = add %ng, %beta : f32[$T,$W]
+    return %y
+  })",
+                             {{"$T", rows}, {"$W", width}, {"$E", absl::StrCat(kLayerNormEps)}});
+}
+
+float WeightValue(const std::string& name, int64_t i) {
+  return 0.02f * static_cast<float>((i * 37 + static_cast<int64_t>(name.size()) * 11) % 101) - 1;
+}
+
+absl::StatusOr<std::unique_ptr<CompiledText>> CompiledText::Make(const std::string& text, const TextOptions& options) {
   auto compiled = std::make_unique<CompiledText>();
-  SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Module> module, Parse(text, "fusion"));
-  SINTER_ASSIGN_OR_RETURN(const Target* target, NativeTarget());
+  SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Module> module, Parse(text, "bench"));
+  const Target* target = options.target;
+  if (target == nullptr) {
+    SINTER_ASSIGN_OR_RETURN(target, NativeTarget());
+  }
   SINTER_ASSIGN_OR_RETURN(const auto passes, ParsePipeline("O2", module->stage));
   PassContext context{.targets = {target}};
-  PipelineOptions options;
-  options.repro_path = "";
-  if (!without.empty()) options.disable = {without};
-  SINTER_RETURN_IF_ERROR(RunPipeline(*module, passes, context, options).status());
+  PipelineOptions pipeline;
+  pipeline.repro_path = "";
+  if (!options.without.empty()) pipeline.disable = {options.without};
+  SINTER_RETURN_IF_ERROR(RunPipeline(*module, passes, context, pipeline).status());
   SINTER_RETURN_IF_ERROR(compiled->CountBytes(*module));
   CompileOptions compile{.targets = {target}, .threads = 2};
-  compile.weights = [](const std::string& name, int64_t begin, int64_t, absl::Span<uint8_t> out) {
+  compile.weights = [](const std::string& name, int64_t begin, int64_t end, absl::Span<uint8_t> out) {
     float* values = reinterpret_cast<float*>(out.data());
-    for (size_t i = 0; i < out.size() / sizeof(float); ++i) {
-      values[i] = 0.02f * static_cast<float>((i * 37 + static_cast<size_t>(begin) * 11 + name.size()) % 101) - 1;
-    }
+    const int64_t count = static_cast<int64_t>(out.size() / sizeof(float)), first = begin * (count / (end - begin));
+    for (int64_t i = 0; i < count; ++i) values[i] = WeightValue(name, first + i);
     return absl::OkStatus();
   };
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(""));
   SINTER_ASSIGN_OR_RETURN(file, Compile(*module, {}, compile, std::move(file)));
-  SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.descriptor(), "fusion"));
+  SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.descriptor(), "bench"));
   SINTER_ASSIGN_OR_RETURN(compiled->module_, CompiledModule::FromFile(std::move(mapped)));
-  SINTER_ASSIGN_OR_RETURN(compiled->workspace_, Workspace::Open(compiled->module_, threads));
-  SINTER_RETURN_IF_ERROR(compiled->MakeBuffers(positions));
+  SINTER_ASSIGN_OR_RETURN(compiled->workspace_, Workspace::Open(compiled->module_, options.threads));
+  SINTER_RETURN_IF_ERROR(compiled->MakeBuffers(options.positions));
   return compiled;
 }
 
@@ -72,9 +99,25 @@ absl::Status CompiledText::CountBytes(const Module& module) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Pages that were never written would all be one page of zeros, and reading them no work.
+void FillState(const LoadedState& state, uint8_t* data) {
+  const auto value = [](int64_t i) { return static_cast<float>(i * 31 % 127) / 63.5f - 1; };
+  if (state.dtype == "f32") {
+    for (int64_t i = 0; i < state.bytes / 4; ++i) reinterpret_cast<float*>(data)[i] = value(i);
+  } else {  // f16
+    for (int64_t i = 0; i < state.bytes / 2; ++i) {
+      reinterpret_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(_cvtss_sh(value(i), _MM_FROUND_TO_NEAREST_INT));
+    }
+  }
+}
+
+}  // namespace
+
 absl::Status CompiledText::MakeBuffers(int64_t positions) {
   const LoadedEntry& entry = module_->entries()[0];
-  buffers_.reserve(entry.inputs.size() + entry.outputs.size() + 1);
+  buffers_.reserve(entry.inputs.size() + entry.outputs.size());
   const auto elems = [](const LoadedParam& param) {
     size_t count = 1;
     for (const DimSum& dim : param.dims) count *= static_cast<size_t>(dim.Evaluate(nullptr));
@@ -91,36 +134,16 @@ absl::Status CompiledText::MakeBuffers(int64_t positions) {
     inputs_.push_back(values.data());
   }
   for (const LoadedParam& output : entry.outputs) outputs_.push_back(buffers_.emplace_back(elems(output)).data());
-  if (entry.outputs.empty()) buffers_.emplace_back();
-  if (!entry.states.empty()) {
-    SINTER_ASSIGN_OR_RETURN(sequence_, Sequence::Open(module_, entry.name));
+  if (!entry.outputs.empty()) result_ = buffers_.back();
+  if (entry.states.empty()) return absl::OkStatus();
+  SINTER_ASSIGN_OR_RETURN(sequence_, Sequence::Open(module_, entry.name));
+  for (size_t i = 0; i < entry.states.size(); ++i) FillState(entry.states[i], sequence_->state_data(i));
+  if (entry.outputs.empty()) {
+    const LoadedState& state = entry.states.back();
+    result_ = {reinterpret_cast<const float*>(sequence_->state_data(entry.states.size() - 1)),
+               static_cast<size_t>(state.bytes) / sizeof(float)};
   }
   return absl::OkStatus();
-}
-
-double SecondsNow() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double MedianOf(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
-double SecondsToRead(double bytes) {
-  const size_t floats = std::max<size_t>(64, static_cast<size_t>(bytes / sizeof(float)) / 64 * 64);
-  const std::vector<float> data(floats, 1.0f);
-  double best = 1e300;
-  for (int round = 0; round < 9; ++round) {
-    const double start = SecondsNow();
-    __m256 sums[8] = {};
-    for (size_t i = 0; i < floats; i += 64) {
-      for (size_t j = 0; j < 8; ++j) sums[j] = _mm256_add_ps(sums[j], _mm256_loadu_ps(&data[i + 8 * j]));
-    }
-    benchmark::DoNotOptimize(sums);
-    best = std::min(best, SecondsNow() - start);
-  }
-  return best;
 }
 
 }  // namespace sinter

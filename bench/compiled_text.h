@@ -1,8 +1,8 @@
 // A graph given as text, compiled by a pipeline and run on buffers of its own: what benchmarks of parts of a model
 // share.
 //
-// Every dim of the graph is a number. Inputs are filled with small values, or with the last positions before
-// `positions` where they are i32; weights with values that depend on their names.
+// Every dim of the graph is a number. Inputs and states are filled with small values, inputs of i32 with the last
+// positions before `positions`, weights (f32) with WeightValue.
 #pragma once
 
 #include <memory>
@@ -10,23 +10,41 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "backend/target.h"
 #include "ir/graph.h"
 #include "runtime/workspace.h"
 
 namespace sinter {
 
+// A module whose entry is `graph`, given from the parameter list on.
+std::string ModuleText(absl::string_view graph);
+// LayerNorm of rows in its plainest form (mean, sub, mul, rsqrt), from the parameter list (x, gamma, beta) on; `rows`
+// and `width` are dims.
+std::string PlainLayerNorm(absl::string_view rows, absl::string_view width);
+constexpr double kLayerNormEps = 1e-5;
+
+// Element i of a weight, counted row by row.
+float WeightValue(const std::string& name, int64_t i);
+
+struct TextOptions {
+  std::string without;             // a pass that -O2 leaves out, or ""
+  const Target* target = nullptr;  // nullptr: the strongest that runs here
+  int threads = 1;
+  int64_t positions = 1;
+};
+
 class CompiledText {
  public:
-  // Level -O2 for this CPU; `without`: a pass that is left out, or "".
-  static absl::StatusOr<std::unique_ptr<CompiledText>> Make(const std::string& text, const std::string& without,
-                                                            int threads, int64_t positions = 1);
+  static absl::StatusOr<std::unique_ptr<CompiledText>> Make(const std::string& text, const TextOptions& options);
   absl::Status Run();
 
   // What the steps of a run read and write. Of a table whose rows are chosen, as much as of the results; of the cache
   // nothing.
   double bytes() const { return bytes_; }
   const std::vector<float>& input(size_t i) const { return buffers_[i]; }
-  const std::vector<float>& result() const { return buffers_.back(); }  // the last
+  // The last output; of a graph that has none, its last state. Both are f32.
+  absl::Span<const float> result() const { return result_; }
 
  private:
   absl::Status CountBytes(const Module& module);
@@ -38,13 +56,8 @@ class CompiledText {
   std::vector<std::vector<float>> buffers_;
   std::vector<const void*> inputs_;
   std::vector<void*> outputs_;
+  absl::Span<const float> result_;
   double bytes_ = 0;
 };
-
-// The seconds of the steady clock.
-double SecondsNow();
-double MedianOf(std::vector<double> values);
-// Seconds to read as many bytes, from whatever holds them: the best of several rounds.
-double SecondsToRead(double bytes);
 
 }  // namespace sinter

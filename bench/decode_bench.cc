@@ -2,11 +2,11 @@
 // token must read, streamed in the same process. The counters say bytes a second; the ratio of the two is how near a
 // token is to the memory.
 #include <benchmark/benchmark.h>
-#include <immintrin.h>
 
 #include <memory>
 #include <vector>
 
+#include "bench/measure.h"
 #include "runtime/workspace.h"
 #include "tools/compile_flags.h"
 
@@ -60,22 +60,15 @@ void BM_Decode(benchmark::State& state) {
 }
 BENCHMARK(BM_Decode)->ArgNames({"O", "threads"})->Args({0, 1})->Args({1, 1})->Args({2, 1})->Args({2, 2})->UseRealTime();
 
-// The limit of one thread.
+// The limit.
 void BM_Read(benchmark::State& state) {
   const std::shared_ptr<const CompiledModule> module = Smallmind(2);
   if (module == nullptr) return state.SkipWithError("no module");
-  const size_t floats = static_cast<size_t>(TokenBytes(*module)) / sizeof(float) / 64 * 64;
-  const std::vector<float> data(floats, 1.0f);
-  for (auto _ : state) {
-    __m256 sums[8] = {};
-    for (size_t i = 0; i < floats; i += 64) {
-      for (size_t j = 0; j < 8; ++j) sums[j] = _mm256_add_ps(sums[j], _mm256_loadu_ps(&data[i + 8 * j]));
-    }
-    benchmark::DoNotOptimize(sums);
-  }
-  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(floats * sizeof(float)));
+  const double bytes = static_cast<double>(TokenBytes(*module));
+  for (auto _ : state) state.SetIterationTime(SecondsToRead(bytes, static_cast<int>(state.range(0))));
+  state.SetBytesProcessed(state.iterations() * TokenBytes(*module));
 }
-BENCHMARK(BM_Read)->UseRealTime();
+BENCHMARK(BM_Read)->ArgName("threads")->Arg(1)->Arg(2)->UseManualTime()->Iterations(15);
 
 }  // namespace
 }  // namespace sinter

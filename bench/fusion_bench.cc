@@ -5,22 +5,21 @@
 // The time of a benchmark is the fused one's. Counters: unfused_us; x, the median of the pairs' ratios (above 1 the
 // fusion pays); kB and unfused_kB, what the steps read and write; limit, the percentage of the time that the machine
 // needs at least: for products at the FMA peak, for what else there is at the speed at which as many bytes are read,
-// both measured in this process for one thread. err: the largest difference of the two results relative to the largest
-// result.
+// both measured in this process with as many threads as the benchmark. err: the largest difference of the two results
+// relative to the largest result.
 #include <benchmark/benchmark.h>
-#include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "backend/target.h"
+#include "base/status.h"
 #include "bench/compiled_text.h"
+#include "bench/measure.h"
 
 namespace sinter {
 namespace {
@@ -42,7 +41,7 @@ constexpr int kPairs = 15;
 // and $D groups, heads of each and their width, $A their product, $K the width of the keys.
 struct Fusion {
   const char* pass;
-  const char* graph;                                          // from the parameter list on
+  std::string graph;                                          // from the parameter list on
   std::function<double(const Shape&, double rows)> products;  // multiply-adds
   bool saves_steps = false;
 };
@@ -82,35 +81,15 @@ constexpr char kSoftmax[] = R"(
     %s6 = sum %s5 : f32[$G,$Q,$T,1]
     %p = div %s5, %s6 : f32[$G,$Q,$T,$S]
 )";
-const std::string* Piece(const char* text, absl::string_view x, absl::string_view u = "") {
-  static std::vector<std::unique_ptr<std::string>> pieces;
-  pieces.push_back(std::make_unique<std::string>(absl::StrReplaceAll(text, {{"$X", x}, {"$U", u}})));
-  return pieces.back().get();
+std::string Piece(absl::string_view text, absl::string_view x, absl::string_view u = "") {
+  return absl::StrReplaceAll(text, {{"$X", x}, {"$U", u}});
 }
 
 double None(const Shape&, double) { return 0; }
 
 std::vector<Fusion> Fusions() {
-  static std::vector<std::unique_ptr<std::string>> texts;
-  const auto text = [](auto... parts) {
-    texts.push_back(std::make_unique<std::string>(absl::StrCat(parts...)));
-    return texts.back()->c_str();
-  };
   return {
-      {"fuse-layer-norm", R"((%x: f32[$T,$W], %gamma: f32[$W], %beta: f32[$W]) -> (f32[$T,$W]) {
-    %eps = constant {values=[1e-05]} : f32[1]
-    %mean = mean %x : f32[$T,1]
-    %d = sub %x, %mean : f32[$T,$W]
-    %dd = mul %d, %d : f32[$T,$W]
-    %var = mean %dd : f32[$T,1]
-    %ve = add %var, %eps : f32[$T,1]
-    %r = rsqrt %ve : f32[$T,1]
-    %n = mul %d, %r : f32[$T,$W]
-    %ng = mul %n, %gamma : f32[$T,$W]
-    %y = add %ng, %beta : f32[$T,$W]
-    return %y
-  })",
-       None},
+      {"fuse-layer-norm", PlainLayerNorm("$T", "$W"), None},
       {"fuse-rms-norm", R"((%x: f32[$T,$W], %gamma: f32[$W]) -> (f32[$T,$W]) {
     %eps = constant {values=[1e-05]} : f32[1]
     %xx = mul %x, %x : f32[$T,$W]
@@ -123,17 +102,19 @@ std::vector<Fusion> Fusions() {
   })",
        None},
       {"fuse-softmax",
-       text("(%x: f32[$G,$Q,$T,$S], %pos: i32[$T]) -> (f32[$G,$Q,$T,$S]) {", *Piece(kSoftmax, "%x"),
-            "    return %p\n  }"),
+       absl::StrCat("(%x: f32[$G,$Q,$T,$S], %pos: i32[$T]) -> (f32[$G,$Q,$T,$S]) {", Piece(kSoftmax, "%x"),
+                    "    return %p\n  }"),
        None},
-      {"fuse-gelu", text("(%x: f32[$T,$F]) -> (f32[$T,$F]) {", *Piece(kGelu, "%x"), "    return %g\n  }"), None},
+      {"fuse-gelu", absl::StrCat("(%x: f32[$T,$F]) -> (f32[$T,$F]) {", Piece(kGelu, "%x"), "    return %g\n  }"), None},
       {"fuse-swiglu",
-       text("(%x: f32[$T,$F], %u: f32[$T,$F]) -> (f32[$T,$F]) {", *Piece(kSwiglu, "%x", "%u"), "    return %g\n  }"),
+       absl::StrCat("(%x: f32[$T,$F], %u: f32[$T,$F]) -> (f32[$T,$F]) {", Piece(kSwiglu, "%x", "%u"),
+                    "    return %g\n  }"),
        None},
       {"fuse-attention",
-       text("(%q: f32[$G,$Q,$T,$D], %k: f32[$G,$S,$D], %v: f32[$G,$S,$D], %pos: i32[$T]) -> (f32[$T,$A]) {\n",
-            "    %s0 = gemm %q, %k {trans_b=true} : f32[$G,$Q,$T,$S]", *Piece(kSoftmax, "%s0"),
-            "    %o = gemm %p, %v : f32[$G,$Q,$T,$D]\n    %y = merge_heads %o : f32[$T,$A]\n    return %y\n  }"),
+       absl::StrCat(
+           "(%q: f32[$G,$Q,$T,$D], %k: f32[$G,$S,$D], %v: f32[$G,$S,$D], %pos: i32[$T]) -> (f32[$T,$A]) {\n",
+           "    %s0 = gemm %q, %k {trans_b=true} : f32[$G,$Q,$T,$S]", Piece(kSoftmax, "%s0"),
+           "    %o = gemm %p, %v : f32[$G,$Q,$T,$D]\n    %y = merge_heads %o : f32[$T,$A]\n    return %y\n  }"),
        [](const Shape& s, double rows) {  // a causal row sees half of the positions on the average, the last one all
          const double seen = rows == 1 ? kPositions : kPositions / 2.0;
          return 2.0 * static_cast<double>(s.groups * s.share * s.head) * rows * seen;
@@ -148,12 +129,13 @@ std::vector<Fusion> Fusions() {
   })",
        None},
       {"fuse-epilogue",
-       text("(%x: f32[$T,$W], %r: f32[$T,$W]) -> (f32[$T,$W]) {\n    %up = weight \"up\" : f32[$F,$W]\n    %down = "
-            "weight "
-            "\"down\" : f32[$W,$F]\n    %bu = weight \"bu\" : f32[$F]\n    %bd = weight \"bd\" : f32[$W]\n",
-            "    %u0 = gemm %x, %up {trans_b=true} : f32[$T,$F]\n    %u1 = add %u0, %bu : f32[$T,$F]",
-            *Piece(kGelu, "%u1"), "    %d0 = gemm %g, %down {trans_b=true} : f32[$T,$W]\n",
-            "    %d1 = add %d0, %bd : f32[$T,$W]\n    %y = add %r, %d1 : f32[$T,$W]\n    return %y\n  }"),
+       absl::StrCat(
+           "(%x: f32[$T,$W], %r: f32[$T,$W]) -> (f32[$T,$W]) {\n    %up = weight \"up\" : f32[$F,$W]\n    %down = "
+           "weight "
+           "\"down\" : f32[$W,$F]\n    %bu = weight \"bu\" : f32[$F]\n    %bd = weight \"bd\" : f32[$W]\n",
+           "    %u0 = gemm %x, %up {trans_b=true} : f32[$T,$F]\n    %u1 = add %u0, %bu : f32[$T,$F]",
+           Piece(kGelu, "%u1"), "    %d0 = gemm %g, %down {trans_b=true} : f32[$T,$W]\n",
+           "    %d1 = add %d0, %bd : f32[$T,$W]\n    %y = add %r, %d1 : f32[$T,$W]\n    return %y\n  }"),
        [](const Shape& s, double rows) { return 2.0 * static_cast<double>(s.width * s.ffn) * rows; }, true},
       {"group-gemms",
        R"((%x: f32[$T,$W]) -> (f32[$T,$W], f32[$T,$K], f32[$T,$K]) {
@@ -172,104 +154,78 @@ std::vector<Fusion> Fusions() {
   };
 }
 
-// Multiply-adds a second on one core: the vectors of the widest target that runs here, with as many chains as hide
-// their latency.
-__attribute__((target("avx512f"))) double Peak512() {
-  constexpr int kChains = 16, kSteps = 1 << 16;
-  __m512 chains[kChains];
-  for (__m512& c : chains) c = _mm512_set1_ps(0.5f);
-  const __m512 x = _mm512_set1_ps(0.999f);
-  const double start = SecondsNow();
-  for (int i = 0; i < kSteps; ++i) {
-    for (__m512& c : chains) {
-      c = _mm512_fmadd_ps(c, x, x);
-      asm volatile("" : "+v"(c));
-    }
-  }
-  return kChains * 16.0 * kSteps / (SecondsNow() - start);
-}
-__attribute__((target("avx2,fma"))) double Peak256() {
-  constexpr int kChains = 12, kSteps = 1 << 16;
-  __m256 chains[kChains];
-  for (__m256& c : chains) c = _mm256_set1_ps(0.5f);
-  const __m256 x = _mm256_set1_ps(0.999f);
-  const double start = SecondsNow();
-  for (int i = 0; i < kSteps; ++i) {
-    for (__m256& c : chains) {
-      c = _mm256_fmadd_ps(c, x, x);
-      asm volatile("" : "+x"(c));
-    }
-  }
-  return kChains * 8.0 * kSteps / (SecondsNow() - start);
-}
-double ProductsPerSecond() {
-  static const double peak = [] {
-    const Target* wide = FindTarget("avx512");
-    double best = 0;
-    for (int round = 0; round < 9; ++round) best = std::max(best, HostRuns(*wide) ? Peak512() : Peak256());
-    return best;
-  }();
-  return peak;
-}
-
 std::string TextOf(const Fusion& fusion, const Shape& shape, int64_t rows) {
   const auto n = [](int64_t value) { return absl::StrCat(value); };
-  return absl::StrCat("module @fusion {\n  weights \"none\" sha256 \"", std::string(64, '0'), "\"\n  graph @main",
-                      absl::StrReplaceAll(fusion.graph, {{"$T", n(rows)},
-                                                         {"$S", n(kPositions)},
-                                                         {"$W", n(shape.width)},
-                                                         {"$F", n(shape.ffn)},
-                                                         {"$G", n(shape.groups)},
-                                                         {"$Q", n(shape.share)},
-                                                         {"$D", n(shape.head)},
-                                                         {"$E", n(2 * shape.head)},
-                                                         {"$K", n(shape.groups * shape.head)},
-                                                         {"$A", n(shape.groups * shape.share * shape.head)}}),
-                      "\n}\n");
+  return ModuleText(absl::StrReplaceAll(fusion.graph, {{"$T", n(rows)},
+                                                       {"$S", n(kPositions)},
+                                                       {"$W", n(shape.width)},
+                                                       {"$F", n(shape.ffn)},
+                                                       {"$G", n(shape.groups)},
+                                                       {"$Q", n(shape.share)},
+                                                       {"$D", n(shape.head)},
+                                                       {"$E", n(2 * shape.head)},
+                                                       {"$K", n(shape.groups * shape.head)},
+                                                       {"$A", n(shape.groups * shape.share * shape.head)}}));
 }
 
-void BM_Fusion(benchmark::State& state, const Fusion& fusion, const Shape& shape, int64_t rows, int threads) {
-  const std::string text = TextOf(fusion, shape, rows);
-  const auto fused = CompiledText::Make(text, "", threads, kPositions),
-             unfused = CompiledText::Make(text, fusion.pass, threads, kPositions);
-  for (const auto* made : {&fused, &unfused}) {
-    if (!made->ok()) return state.SkipWithError(std::string(made->status().message()).c_str());
-    if (!(*made)->get()->Run().ok()) return state.SkipWithError("a run failed");
+// Seconds of a run: the average of `runs` after some that are not counted, while the other's threads fall asleep.
+absl::StatusOr<double> TimeOfRun(CompiledText& compiled, int runs) {
+  for (const double start = SecondsNow(); SecondsNow() < start + kPairSeconds / 10;) {
+    SINTER_RETURN_IF_ERROR(compiled.Run());
   }
+  const double start = SecondsNow();
+  for (int i = 0; i < runs; ++i) SINTER_RETURN_IF_ERROR(compiled.Run());
+  return (SecondsNow() - start) / runs;
+}
+
+double Difference(absl::Span<const float> a, absl::Span<const float> b) {
   double error = 0, largest = 0;
-  const std::vector<float>&a = (*fused)->result(), &b = (*unfused)->result();
   for (size_t i = 0; i < a.size(); ++i) {
     error = std::max(error, static_cast<double>(std::abs(a[i] - b[i])));
     largest = std::max(largest, static_cast<double>(std::abs(b[i])));
   }
-  std::vector<double> ratios, times, unfused_times;
-  const auto once = [](CompiledText& compiled) { return compiled.Run().ok() ? SecondsNow() : 0; };
-  // As many runs as take a while; before them some that are not counted, while the other's threads fall asleep.
-  const double begin = SecondsNow();
-  const int runs = static_cast<int>(std::clamp(kPairSeconds / (once(**unfused) - begin), 1.0, 10000.0));
-  const auto time = [&](CompiledText& compiled) {
-    for (const double start = SecondsNow(); SecondsNow() < start + kPairSeconds / 10;) once(compiled);
-    const double start = SecondsNow();
-    double end = start;
-    for (int i = 0; i < runs; ++i) end = once(compiled);
-    return (end - start) / runs;
-  };
-  for (auto _ : state) {
-    unfused_times.push_back(time(**unfused));
-    times.push_back(time(**fused));
-    state.SetIterationTime(times.back());
-    ratios.push_back(unfused_times.back() / times.back());
+  return largest == 0 ? 0 : error / largest;
+}
+
+absl::Status Compare(benchmark::State& state, const Fusion& fusion, const Shape& shape, int64_t rows, int threads) {
+  const std::string text = TextOf(fusion, shape, rows);
+  TextOptions options{.threads = threads, .positions = kPositions};
+  SINTER_ASSIGN_OR_RETURN(const auto fused, CompiledText::Make(text, options));
+  options.without = fusion.pass;
+  SINTER_ASSIGN_OR_RETURN(const auto unfused, CompiledText::Make(text, options));
+  SINTER_RETURN_IF_ERROR(fused->Run());
+  SINTER_RETURN_IF_ERROR(unfused->Run());
+  if (fused->result().empty() || fused->result().size() != unfused->result().size()) {
+    return absl::InternalError("there are no results to compare");
   }
-  const double limit = std::max(SecondsToRead((*fused)->bytes()),
-                                fusion.products(shape, static_cast<double>(rows)) / ProductsPerSecond()) /
-                       threads;
+  state.counters["err"] = Difference(fused->result(), unfused->result());
+  SINTER_ASSIGN_OR_RETURN(const double first, TimeOfRun(*unfused, 1));
+  const int runs = static_cast<int>(std::clamp(kPairSeconds / first, 1.0, 10000.0));
+  std::vector<double> ratios, times, unfused_times;
+  for (auto _ : state) {
+    SINTER_ASSIGN_OR_RETURN(const double slow, TimeOfRun(*unfused, runs));
+    SINTER_ASSIGN_OR_RETURN(const double fast, TimeOfRun(*fused, runs));
+    state.SetIterationTime(fast);
+    unfused_times.push_back(slow);
+    times.push_back(fast);
+    ratios.push_back(slow / fast);
+  }
+  SINTER_ASSIGN_OR_RETURN(const Target* target, NativeTarget());
+  const double limit =
+      std::max(SecondsToRead(fused->bytes(), threads),
+               fusion.products(shape, static_cast<double>(rows)) / ProductsPerSecond(*target, threads));
   state.counters["fused_us"] = MedianOf(times) * 1e6;
   state.counters["unfused_us"] = MedianOf(unfused_times) * 1e6;
   state.counters["x"] = MedianOf(ratios);
-  state.counters["kB"] = (*fused)->bytes() / 1000;
-  state.counters["unfused_kB"] = (*unfused)->bytes() / 1000;
+  state.counters["kB"] = fused->bytes() / 1000;
+  state.counters["unfused_kB"] = unfused->bytes() / 1000;
   state.counters["limit"] = 100 * limit / MedianOf(times);
-  state.counters["err"] = largest == 0 ? 0 : error / largest;
+  return absl::OkStatus();
+}
+
+void BM_Fusion(benchmark::State& state, const Fusion& fusion, const Shape& shape, int64_t rows, int threads) {
+  const absl::Status status = Compare(state, fusion, shape, rows, threads);
+  if (!status.ok()) state.SkipWithError(std::string(status.message()).c_str());
 }
 
 }  // namespace
@@ -293,8 +249,5 @@ int main(int argc, char** argv) {
       }
     }
   }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return sinter::RunBenchmarks(argc, argv);
 }

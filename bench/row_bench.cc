@@ -6,87 +6,91 @@
 // kernel is faster).
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "base/status.h"
 #include "bench/compiled_text.h"
+#include "bench/measure.h"
 #include "bench/row_reference.h"
 
 namespace sinter {
 namespace {
 
 constexpr int kPairs = 25;
-constexpr double kEps = 1e-5;
 
 // 16 x 64 rows of 512 are those of a published profile.
 constexpr int64_t kShapes[][2] = {{16 * 64, 512}, {1, 4096}, {256, 768}, {96, 1000}};
 
-std::string LayerNormText(int64_t rows, int64_t width) {
-  const std::string row = absl::StrCat("f32[", rows, ",", width, "]"), one = absl::StrCat("f32[", rows, ",1]");
-  const std::string gamma = absl::StrCat("f32[", width, "]");
-  return absl::StrCat(
-      "module @rows {\n  graph @main(%x: ", row, ", %gamma: ", gamma, ", %beta: ", gamma, ") -> (", row,
-      ") {\n    %eps = constant {values=[", kEps, "]} : f32[1]\n    %mean = mean %x : ", one,
-      "\n    %d = sub %x, %mean : ", row, "\n    %dd = mul %d, %d : ", row, "\n    %var = mean %dd : ", one,
-      "\n    %ve = add %var, %eps : ", one, "\n    %r = rsqrt %ve : ", one, "\n    %n = mul %d, %r : ", row,
-      "\n    %ng = mul %n, %gamma : ", row, "\n    %y = add %ng, %beta : ", row, "\n    return %y\n  }\n}\n");
+// x, y: [rows, width].
+std::string PlainSoftmax(absl::string_view rows, absl::string_view width) {
+  return absl::StrReplaceAll(R"((%x: f32[$T,$W]) -> (f32[$T,$W]) {
+    %m = max %x : f32[$T,1]
+    %d = sub %x, %m : f32[$T,$W]
+    %e = exp %d : f32[$T,$W]
+    %s = sum %e : f32[$T,1]
+    %y = div %e, %s : f32[$T,$W]
+    return %y
+  })",
+                             {{"$T", rows}, {"$W", width}});
 }
 
-std::string SoftmaxText(int64_t rows, int64_t width) {
-  const std::string row = absl::StrCat("f32[", rows, ",", width, "]"), one = absl::StrCat("f32[", rows, ",1]");
-  return absl::StrCat("module @rows {\n  graph @main(%x: ", row, ") -> (", row, ") {\n    %m = max %x : ", one,
-                      "\n    %d = sub %x, %m : ", row, "\n    %e = exp %d : ", row, "\n    %s = sum %e : ", one,
-                      "\n    %y = div %e, %s : ", row, "\n    return %y\n  }\n}\n");
+// Seconds of a run, which returns a status: the average over half a millisecond.
+template <typename Run>
+absl::StatusOr<double> TimeOfRun(const Run& run) {
+  SINTER_RETURN_IF_ERROR(run());
+  const double start = SecondsNow();
+  double end = start;
+  int runs = 0;
+  for (; end < start + 5e-4; end = SecondsNow(), ++runs) SINTER_RETURN_IF_ERROR(run());
+  return (end - start) / runs;
 }
 
-void BM_Rows(benchmark::State& state, const std::string& text, const char* pass, int64_t rows, int64_t width) {
-  const auto fused = CompiledText::Make(text, "", 1), unfused = CompiledText::Make(text, pass, 1);
-  for (const auto* made : {&fused, &unfused}) {
-    if (!made->ok()) return state.SkipWithError(std::string(made->status().message()).c_str());
-  }
-  const bool norm = std::string(pass) == "fuse-layer-norm";
+absl::Status Compare(benchmark::State& state, bool norm, int64_t rows, int64_t width) {
+  const std::string text = ModuleText(norm ? PlainLayerNorm(absl::StrCat(rows), absl::StrCat(width))
+                                           : PlainSoftmax(absl::StrCat(rows), absl::StrCat(width)));
+  SINTER_ASSIGN_OR_RETURN(const auto fused, CompiledText::Make(text, {}));
+  SINTER_ASSIGN_OR_RETURN(const auto unfused,
+                          CompiledText::Make(text, {.without = norm ? "fuse-layer-norm" : "fuse-softmax"}));
   std::vector<float> reference(static_cast<size_t>(rows * width));
-  const CompiledText& inputs = **fused;
   const auto run_reference = [&] {
     if (norm) {
-      ReferenceLayerNorm(inputs.input(0).data(), inputs.input(1).data(), inputs.input(2).data(),
-                         static_cast<float>(kEps), rows, width, reference.data());
+      ReferenceLayerNorm(fused->input(0).data(), fused->input(1).data(), fused->input(2).data(),
+                         static_cast<float>(kLayerNormEps), rows, width, reference.data());
     } else {
-      ReferenceSoftmax(inputs.input(0).data(), rows, width, reference.data());
+      ReferenceSoftmax(fused->input(0).data(), rows, width, reference.data());
     }
     benchmark::DoNotOptimize(reference.data());
     benchmark::ClobberMemory();
+    return absl::OkStatus();
   };
-  const auto time = [&](const auto& run) {
-    run();
-    const double start = SecondsNow();
-    int runs = 0;
-    double end = start;
-    for (; end < start + 5e-4; end = SecondsNow(), ++runs) run();
-    return (end - start) / runs;
-  };
-  const auto run_fused = [&] { benchmark::DoNotOptimize((*fused)->Run().ok()); };
-  const auto run_unfused = [&] { benchmark::DoNotOptimize((*unfused)->Run().ok()); };
   std::vector<double> times, to_unfused, to_reference;
   for (auto _ : state) {
-    const double fused_time = time(run_fused);
-    state.SetIterationTime(fused_time);
-    times.push_back(fused_time);
-    to_unfused.push_back(time(run_unfused) / fused_time);
-    to_reference.push_back(time(run_reference) / fused_time);
+    SINTER_ASSIGN_OR_RETURN(const double time, TimeOfRun([&] { return fused->Run(); }));
+    SINTER_ASSIGN_OR_RETURN(const double unfused_time, TimeOfRun([&] { return unfused->Run(); }));
+    SINTER_ASSIGN_OR_RETURN(const double reference_time, TimeOfRun(run_reference));
+    state.SetIterationTime(time);
+    times.push_back(time);
+    to_unfused.push_back(unfused_time / time);
+    to_reference.push_back(reference_time / time);
   }
   for (size_t i = 0; i < reference.size(); ++i) {
-    const float difference = reference[i] - (*fused)->result()[i];
-    if (!(difference < 1e-4f && difference > -1e-4f)) return state.SkipWithError("the results differ");
+    const float difference = reference[i] - fused->result()[i];
+    if (!(difference < 1e-4f && difference > -1e-4f)) return absl::InternalError("the results differ");
   }
   const double bytes = 2.0 * static_cast<double>(rows * width) * sizeof(float);
   state.counters["gbs"] = bytes / MedianOf(times) / 1e9;
   state.counters["read_gbs"] = bytes / SecondsToRead(bytes) / 1e9;
   state.counters["x_unfused"] = MedianOf(to_unfused);
   state.counters["x_gcc"] = MedianOf(to_reference);
+  return absl::OkStatus();
+}
+
+void BM_Rows(benchmark::State& state, bool norm, int64_t rows, int64_t width) {
+  const absl::Status status = Compare(state, norm, rows, width);
+  if (!status.ok()) state.SkipWithError(std::string(status.message()).c_str());
 }
 
 }  // namespace
@@ -94,20 +98,13 @@ void BM_Rows(benchmark::State& state, const std::string& text, const char* pass,
 
 int main(int argc, char** argv) {
   for (const auto& [rows, width] : sinter::kShapes) {
-    const std::string shape = absl::StrCat(rows, "x", width);
     for (const bool norm : {true, false}) {
-      const std::string text = norm ? sinter::LayerNormText(rows, width) : sinter::SoftmaxText(rows, width);
-      const char* const pass = norm ? "fuse-layer-norm" : "fuse-softmax";
-      benchmark::RegisterBenchmark(absl::StrCat(norm ? "BM_LayerNorm/" : "BM_Softmax/", shape).c_str(),
-                                   [text, pass, rows = rows, width = width](benchmark::State& state) {
-                                     sinter::BM_Rows(state, text, pass, rows, width);
-                                   })
-          ->UseManualTime()
-          ->Iterations(sinter::kPairs);
+      const std::string name = absl::StrCat(norm ? "BM_LayerNorm/" : "BM_Softmax/", rows, "x", width);
+      const auto run = [norm, rows = rows, width = width](benchmark::State& state) {
+        sinter::BM_Rows(state, norm, rows, width);
+      };
+      benchmark::RegisterBenchmark(name.c_str(), run)->UseManualTime()->Iterations(sinter::kPairs);
     }
   }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return sinter::RunBenchmarks(argc, argv);
 }

@@ -1,0 +1,157 @@
+#include "bench/measure.h"
+
+#include <benchmark/benchmark.h>
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+namespace sinter {
+namespace {
+
+constexpr int kRounds = 9;
+constexpr size_t kBlock = 128;          // floats that a step of the sums reads
+constexpr double kRoundBytes = 4e6;     // small buffers are read again until a round has read as much
+constexpr int64_t kFmaSteps = 1 << 17;  // of every chain, in a round
+
+// Sums over floats, a multiple of kBlock, in eight chains.
+__attribute__((target("avx512f"))) void Sum512(const float* data, size_t floats) {
+  __m512 sums[8] = {};
+  for (size_t i = 0; i < floats; i += kBlock) {
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 8; ++j) sums[j] = _mm512_add_ps(sums[j], _mm512_loadu_ps(data + i + 16 * j));
+  }
+  benchmark::DoNotOptimize(sums);
+}
+__attribute__((target("avx2"))) void Sum256(const float* data, size_t floats) {
+  __m256 sums[8] = {};
+  for (size_t i = 0; i < floats; i += kBlock / 2) {
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 8; ++j) sums[j] = _mm256_add_ps(sums[j], _mm256_loadu_ps(data + i + 8 * j));
+  }
+  benchmark::DoNotOptimize(sums);
+}
+
+// As many chains as hide the latency of a multiply-add. Each returns the multiply-adds that it did.
+__attribute__((target("avx512f"))) double Fma512() {
+  constexpr int kChains = 16;
+  __m512 chains[kChains];
+  for (__m512& c : chains) c = _mm512_set1_ps(0.5f);
+  const __m512 x = _mm512_set1_ps(0.999f);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kChains; ++c) {
+      __m512 next = _mm512_fmadd_ps(chains[c], x, x);
+      asm volatile("" : "+v"(next));
+      chains[c] = next;
+    }
+  }
+  return kChains * 16.0 * kFmaSteps;
+}
+__attribute__((target("avx2,fma"))) double Fma256() {
+  constexpr int kChains = 12;
+  __m256 chains[kChains];
+  for (__m256& c : chains) c = _mm256_set1_ps(0.5f);
+  const __m256 x = _mm256_set1_ps(0.999f);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) {
+      __m256 next = _mm256_fmadd_ps(chains[c], x, x);
+      asm volatile("" : "+x"(next));
+      chains[c] = next;
+    }
+  }
+  return kChains * 8.0 * kFmaSteps;
+}
+__attribute__((target("avx512f,avx512bf16"))) double Bf16Dot512() {
+  constexpr int kChains = 16;
+  __m512 chains[kChains];
+  for (__m512& c : chains) c = _mm512_set1_ps(0.5f);
+  const __m512bh x = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));  // ones
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kChains; ++c) {
+      __m512 next = _mm512_dpbf16_ps(chains[c], x, x);
+      asm volatile("" : "+v"(next));
+      chains[c] = next;
+    }
+  }
+  return kChains * 32.0 * kFmaSteps;
+}
+
+double PerSecond(double (*work)(), int threads) {
+  const double products = work() * threads;
+  return products / SecondsTogether(threads, kRounds, [&](int) { work(); });
+}
+
+}  // namespace
+
+double SecondsNow() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double MedianOf(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+double PercentileOf(std::vector<double> values, double part) {
+  std::sort(values.begin(), values.end());
+  const double rank = std::ceil(part * static_cast<double>(values.size()));
+  return values[static_cast<size_t>(std::clamp(rank - 1, 0.0, static_cast<double>(values.size() - 1)))];
+}
+
+double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work) {
+  std::vector<double> begin(static_cast<size_t>(threads)), end = begin;
+  double best = 1e300;
+  for (int round = 0; round < rounds; ++round) {
+    std::atomic<int> arrived = 0;
+    const auto run = [&](int thread) {
+      for (arrived.fetch_add(1); arrived.load() < threads;) _mm_pause();
+      begin[static_cast<size_t>(thread)] = SecondsNow();
+      work(thread);
+      end[static_cast<size_t>(thread)] = SecondsNow();
+    };
+    std::vector<std::thread> others;
+    for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
+    run(0);
+    for (std::thread& other : others) other.join();
+    best = std::min(best, *std::max_element(end.begin(), end.end()) - *std::min_element(begin.begin(), begin.end()));
+  }
+  return best;
+}
+
+double SecondsToRead(double bytes, int threads) {
+  const size_t parts = static_cast<size_t>(threads);
+  const size_t blocks = static_cast<size_t>(std::ceil(bytes / static_cast<double>(sizeof(float) * kBlock * parts)));
+  const size_t floats = std::max<size_t>(1, blocks) * kBlock;  // of a part
+  const std::vector<float> data(floats * parts, 1.0f);
+  const double size = static_cast<double>(data.size() * sizeof(float));
+  const int times = static_cast<int>(std::max(1.0, std::ceil(kRoundBytes / size)));
+  void (*const sum)(const float*, size_t) = HostRuns(*FindTarget("avx512")) ? Sum512 : Sum256;
+  const double seconds = SecondsTogether(threads, kRounds, [&](int thread) {
+    for (int i = 0; i < times; ++i) sum(data.data() + static_cast<size_t>(thread) * floats, floats);
+  });
+  return seconds / times / size * bytes;
+}
+
+double ProductsPerSecond(const Target& target, int threads) {
+  return PerSecond(target.vector_bytes == 64 ? Fma512 : Fma256, threads);
+}
+
+double Bf16ProductsPerSecond(const Target& target, int threads) {
+  const bool known = std::find(target.features.begin(), target.features.end(), "avx512_bf16") != target.features.end();
+  return known ? PerSecond(Bf16Dot512, threads) : 0;
+}
+
+int RunBenchmarks(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
+
+}  // namespace sinter

@@ -1,0 +1,36 @@
+// What benchmark programs measure with: the clock, medians, and the machine's limits, found in the same process.
+//
+// Limits are the best of several rounds, with as many threads as are asked for, all of them starting together: what the
+// machine could do just now when nothing else ran. Threads live for one call; none is left spinning.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "backend/target.h"
+
+namespace sinter {
+
+// The seconds of the steady clock.
+double SecondsNow();
+// The upper one of the two in the middle when the number is even; at least one value.
+double MedianOf(std::vector<double> values);
+// The value below which `part` (0 to 1) of the values lie: the nearest rank.
+double PercentileOf(std::vector<double> values, double part);
+
+// Seconds that `threads` threads need for work(thread), from the first start to the last end; the best of the rounds.
+double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work);
+
+// Seconds to read as many bytes, from whatever holds them: a streaming sum in the widest vectors of this CPU over a
+// buffer of at least that size, each thread over its part.
+double SecondsToRead(double bytes, int threads = 1);
+
+// Multiply-adds of f32 a second, in the vectors of a target that this CPU runs: independent chains in registers.
+double ProductsPerSecond(const Target& target, int threads = 1);
+// The same of pairs of bf16 that are added up in f32 (vdpbf16ps); 0 for a target without it.
+double Bf16ProductsPerSecond(const Target& target, int threads = 1);
+
+// The rest of a main that has registered its benchmarks by itself.
+int RunBenchmarks(int argc, char** argv);
+
+}  // namespace sinter
