@@ -98,12 +98,6 @@ double MedianOf(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-double PercentileOf(std::vector<double> values, double part) {
-  std::sort(values.begin(), values.end());
-  const double rank = std::ceil(part * static_cast<double>(values.size()));
-  return values[static_cast<size_t>(std::clamp(rank - 1, 0.0, static_cast<double>(values.size() - 1)))];
-}
-
 double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work) {
   std::vector<double> begin(static_cast<size_t>(threads)), end = begin;
   double best = 1e300;

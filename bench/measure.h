@@ -15,8 +15,6 @@ namespace sinter {
 double SecondsNow();
 // The upper one of the two in the middle when the number is even; at least one value.
 double MedianOf(std::vector<double> values);
-// The value below which `part` (0 to 1) of the values lie: the nearest rank.
-double PercentileOf(std::vector<double> values, double part);
 
 // Seconds that `threads` threads need for work(thread), from the first start to the last end; the best of the rounds.
 double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work);

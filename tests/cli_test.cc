@@ -365,6 +365,8 @@ TEST_F(Cli, BenchReportsOneObjectPerTest) {
                                       "target",
                                       "tokens_per_s",
                                       "stddev",
+                                      "p50_ms",
+                                      "p99_ms",
                                       "reps",
                                       "ablate",
                                       "ratio",
@@ -374,7 +376,8 @@ TEST_F(Cli, BenchReportsOneObjectPerTest) {
                                       "arena_bytes",
                                       "kv_bytes_per_token",
                                       "heap_bytes_per_token",
-                                      "peak_rss_bytes"};
+                                      "peak_rss_bytes",
+                                      "load_s"};
   std::multiset<std::string> ablations;
   for (const Json& row : rows) {
     std::set<std::string> found;

@@ -46,6 +46,7 @@ struct Row {
   int threads;
   std::string target;
   double tokens_per_s, stddev;
+  double p50_ms, p99_ms;  // of a token's time, over all repetitions; 0 for prompts
   int reps;
   std::string ablate;
   double ratio;
@@ -54,6 +55,7 @@ struct Row {
   int64_t arena_bytes, kv_bytes_per_token;
   double heap_bytes_per_token;
   int64_t peak_rss_bytes;
+  double load_s;  // from the path to a model that can run
 };
 
 using Json = nlohmann::ordered_json;
@@ -67,6 +69,8 @@ Json ToJson(const Row& row) {
           {"target", row.target},
           {"tokens_per_s", row.tokens_per_s},
           {"stddev", row.stddev},
+          {"p50_ms", row.p50_ms},
+          {"p99_ms", row.p99_ms},
           {"reps", row.reps},
           {"ablate", row.ablate},
           {"ratio", row.ratio},
@@ -76,7 +80,8 @@ Json ToJson(const Row& row) {
           {"arena_bytes", row.arena_bytes},
           {"kv_bytes_per_token", row.kv_bytes_per_token},
           {"heap_bytes_per_token", row.heap_bytes_per_token},
-          {"peak_rss_bytes", row.peak_rss_bytes}};
+          {"peak_rss_bytes", row.peak_rss_bytes},
+          {"load_s", row.load_s}};
 }
 
 std::string CellText(const Json& cell) {
@@ -137,6 +142,14 @@ Spread SpreadOf(std::vector<double> values) {
           n > 1 ? std::sqrt(square / static_cast<double>(n - 1)) : 0};
 }
 
+// The value below which `part` of them lie (the nearest rank); 0 of none.
+double PercentileOf(std::vector<double> values, double part) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const double rank = std::ceil(part * static_cast<double>(values.size()));
+  return values[static_cast<size_t>(std::max(rank, 1.0)) - 1];
+}
+
 double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
 }
@@ -157,6 +170,7 @@ class Bench {
       bench.ids_.push_back(static_cast<int32_t>(random() % static_cast<uint64_t>(bench.workspace_->vocabulary())));
     }
     bench.logits_.resize(static_cast<size_t>(bench.workspace_->vocabulary()));
+    bench.token_seconds_.reserve(static_cast<size_t>(capacity));
     return bench;
   }
 
@@ -183,9 +197,12 @@ class Bench {
   }
   absl::Status Decode(int64_t tokens, std::vector<float>* rows = nullptr) {
     constexpr int32_t kRow = 0;
+    token_seconds_.clear();
     for (int64_t i = 0; i < tokens; ++i) {
+      const auto start = std::chrono::steady_clock::now();
       const absl::Span<const int32_t> id(&ids_[static_cast<size_t>(sequence_->position())], 1);
       SINTER_RETURN_IF_ERROR(workspace_->Step(*sequence_, id, {&kRow, 1}, absl::MakeSpan(logits_)));
+      token_seconds_.push_back(Seconds(start));
       if (rows != nullptr) rows->insert(rows->end(), logits_.begin(), logits_.end());
     }
     return absl::OkStatus();
@@ -210,7 +227,7 @@ class Bench {
   // in turn with it, so that what else happens on the machine happens to both.
   absl::Status Measure(int64_t prompt, int64_t tokens, int reps, Bench* base, Row& row) {
     ResetPeak();
-    std::vector<double> rates, ratios;
+    std::vector<double> rates, ratios, of_tokens;
     rates.reserve(static_cast<size_t>(reps));
     ratios.reserve(static_cast<size_t>(reps));
     const int64_t count = tokens > 0 ? tokens : prompt;
@@ -224,10 +241,13 @@ class Bench {
       if (rep < 0) continue;
       rates.push_back(static_cast<double>(count) / seconds);
       ratios.push_back(base != nullptr ? of_base / seconds : 1);
+      if (tokens > 0) of_tokens.insert(of_tokens.end(), token_seconds_.begin(), token_seconds_.end());
     }
     const Spread spread = SpreadOf(rates);
     row.tokens_per_s = spread.median;
     row.stddev = spread.stddev;
+    row.p50_ms = 1e3 * PercentileOf(of_tokens, 0.50);
+    row.p99_ms = 1e3 * PercentileOf(of_tokens, 0.99);
     row.ratio = SpreadOf(ratios).median;
     row.heap_bytes_per_token = static_cast<double>(heap) / static_cast<double>(count);
     row.peak_rss_bytes = PeakBytes();
@@ -251,6 +271,7 @@ class Bench {
   std::unique_ptr<Sequence> sequence_;
   std::vector<int32_t> ids_;
   std::vector<float> logits_;
+  std::vector<double> token_seconds_;  // of the last Decode
 };
 
 // The largest difference, relative to the largest logit.
@@ -321,7 +342,9 @@ class Report {
 
 absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const std::vector<int64_t>& threads,
                         Report& report) {
+  const auto opening = std::chrono::steady_clock::now();
   SINTER_ASSIGN_OR_RETURN(const auto whole, OpenExecutable(path, flags.compile, flags.command));
+  double load_s = Seconds(opening);
   uint64_t weights_bytes = 0;
   for (const fbs::Weight* weight : *whole->metadata().weights()) weights_bytes += weight->bytes();
   SINTER_ASSIGN_OR_RETURN(const std::vector<Ablation> ablations, Ablations(flags, weights_bytes > kMostLoopBytes));
@@ -337,7 +360,9 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
     compile.disable.insert(compile.disable.end(), ablation.disable.begin(), ablation.disable.end());
     auto module = whole;
     if (!ablation.disable.empty()) {
+      const auto reopening = std::chrono::steady_clock::now();
       SINTER_ASSIGN_OR_RETURN(module, OpenExecutable(path, compile, flags.command));
+      load_s = Seconds(reopening);
     }
     if (flags.perf_map) SINTER_RETURN_IF_ERROR(module->WritePerfMap());
     for (int64_t thread_count : threads) {
@@ -357,6 +382,7 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
                                                   bench.capacity(), "; give smaller -p and -n, or --ctx=N"));
       }
       Row row = {path, "", 0, bench.capacity(), static_cast<int>(thread_count), std::string(module->target())};
+      row.load_s = load_s;
       row.reps = flags.reps;
       row.ablate = ablation.name;
       row.arena_bytes = module->metadata().arena_bytes();
@@ -432,7 +458,8 @@ void AddBench(CLI::App& program, Action& action) {
   verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
   AddCompileFlags(*verb, flags->compile);
   verb->footer(
-      "Columns: tokens_per_s is the median, stddev that of the repetitions. ratio is the speed relative to the\n"
+      "Columns: tokens_per_s is the median, stddev that of the repetitions; p50_ms and p99_ms are percentiles of single\n"
+      "tokens' times over all repetitions; load_s is the time from the path to a model that can run. ratio is the speed relative to the\n"
       "unablated module, run in turn (median of the pairs): below 1 the passes left out pay. logits_err is the\n"
       "largest difference from the unablated run, relative to its largest logit. steps and barriers are those of\n"
       "the entry that ran. heap_bytes_per_token is how much the heap in use\n"
