@@ -117,14 +117,20 @@ void FillState(const LoadedState& state, uint8_t* data) {
 
 absl::Status CompiledText::MakeBuffers(int64_t positions) {
   const LoadedEntry& entry = module_->entries()[0];
-  buffers_.reserve(entry.inputs.size() + entry.outputs.size());
   const auto elems = [](const LoadedParam& param) {
     size_t count = 1;
     for (const DimSum& dim : param.dims) count *= static_cast<size_t>(dim.Evaluate(nullptr));
     return count;
   };
+  const auto buffer = [&](const LoadedParam& param) {
+    constexpr size_t kLine = 64;
+    storage_.emplace_back(elems(param) + kLine / sizeof(float));
+    const size_t past = reinterpret_cast<uintptr_t>(storage_.back().data()) % kLine;
+    float* const first = storage_.back().data() + (kLine - past) / sizeof(float);
+    return buffers_.emplace_back(first, elems(param));
+  };
   for (const LoadedParam& input : entry.inputs) {
-    std::vector<float>& values = buffers_.emplace_back(elems(input));
+    const absl::Span<float> values = buffer(input);
     for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((i * 29 + 7) % 113) / 56.5f - 1;
     if (input.dtype == "i32") {  // positions, up to the last one
       auto* places = reinterpret_cast<int32_t*>(values.data());
@@ -133,7 +139,7 @@ absl::Status CompiledText::MakeBuffers(int64_t positions) {
     }
     inputs_.push_back(values.data());
   }
-  for (const LoadedParam& output : entry.outputs) outputs_.push_back(buffers_.emplace_back(elems(output)).data());
+  for (const LoadedParam& output : entry.outputs) outputs_.push_back(buffer(output).data());
   if (!entry.outputs.empty()) result_ = buffers_.back();
   if (entry.states.empty()) return absl::OkStatus();
   SINTER_ASSIGN_OR_RETURN(sequence_, Sequence::Open(module_, entry.name));

@@ -42,7 +42,7 @@ class CompiledText {
   // What the steps of a run read and write. Of a table whose rows are chosen, as much as of the results; of the cache
   // nothing.
   double bytes() const { return bytes_; }
-  const std::vector<float>& input(size_t i) const { return buffers_[i]; }
+  absl::Span<const float> input(size_t i) const { return buffers_[i]; }
   // The last output; of a graph that has none, its last state. Both are f32.
   absl::Span<const float> result() const { return result_; }
 
@@ -53,7 +53,8 @@ class CompiledText {
   std::shared_ptr<const CompiledModule> module_;
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<Sequence> sequence_;
-  std::vector<std::vector<float>> buffers_;
+  std::vector<std::vector<float>> storage_;
+  std::vector<absl::Span<float>> buffers_;  // in storage_, on cache lines as a model's values are: inputs, then outputs
   std::vector<const void*> inputs_;
   std::vector<void*> outputs_;
   absl::Span<const float> result_;

@@ -2,11 +2,13 @@
 
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <thread>
 
 namespace sinter {
@@ -82,6 +84,26 @@ __attribute__((target("avx512f,avx512bf16"))) double Bf16Dot512() {
   return kChains * 32.0 * kFmaSteps;
 }
 
+// Floats, all one, in huge pages where the system has them: walking page tables is no work of memory.
+class HugeBuffer {
+ public:
+  explicit HugeBuffer(size_t bytes) : bytes_((bytes + kPage - 1) / kPage * kPage) {
+    data_ = static_cast<float*>(std::aligned_alloc(kPage, bytes_));
+    if (data_ == nullptr) std::abort();
+    madvise(data_, bytes_, MADV_HUGEPAGE);
+    std::fill_n(data_, bytes_ / sizeof(float), 1.0f);
+  }
+  ~HugeBuffer() { std::free(data_); }
+  HugeBuffer(const HugeBuffer&) = delete;
+  HugeBuffer& operator=(const HugeBuffer&) = delete;
+  const float* data() const { return data_; }
+
+ private:
+  static constexpr size_t kPage = size_t{2} << 20;
+  size_t bytes_;
+  float* data_;
+};
+
 double PerSecond(double (*work)(), int threads) {
   const double products = work() * threads;
   return products / SecondsTogether(threads, kRounds, [&](int) { work(); });
@@ -122,12 +144,14 @@ double SecondsToRead(double bytes, int threads) {
   const size_t parts = static_cast<size_t>(threads);
   const size_t blocks = static_cast<size_t>(std::ceil(bytes / static_cast<double>(sizeof(float) * kBlock * parts)));
   const size_t floats = std::max<size_t>(1, blocks) * kBlock;  // of a part
-  const std::vector<float> data(floats * parts, 1.0f);
-  const double size = static_cast<double>(data.size() * sizeof(float));
+  const size_t size_bytes = floats * parts * sizeof(float);
+  const HugeBuffer buffer(size_bytes);
+  const float* const data = buffer.data();
+  const double size = static_cast<double>(size_bytes);
   const int times = static_cast<int>(std::max(1.0, std::ceil(kRoundBytes / size)));
   void (*const sum)(const float*, size_t) = HostRuns(*FindTarget("avx512")) ? Sum512 : Sum256;
   const double seconds = SecondsTogether(threads, kRounds, [&](int thread) {
-    for (int i = 0; i < times; ++i) sum(data.data() + static_cast<size_t>(thread) * floats, floats);
+    for (int i = 0; i < times; ++i) sum(data + static_cast<size_t>(thread) * floats, floats);
   });
   return seconds / times / size * bytes;
 }
