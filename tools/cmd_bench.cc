@@ -1,7 +1,7 @@
 // sinter bench: how fast a model takes a prompt (pp) and makes tokens (tg), and what each pass contributes (--ablate).
 //
 // Prompts are seeded random ids, and so are the ids that decoding is fed: nothing is sampled, and every run of a model
-// sees the same text. Each figure is the median over -r repetitions after one that warms up.
+// sees the same text. Each figure is the median over -r repetitions after at least one that warms up.
 #include <malloc.h>
 #include <unistd.h>
 
@@ -28,6 +28,8 @@
 namespace sinter {
 namespace {
 
+// Repetitions of the first moments do not count: threads that wake together share a core until the system has noticed.
+constexpr double kWarmSeconds = 0.1;
 constexpr int64_t kDefaultPrompt = 256, kDefaultTokens = 32;
 
 struct BenchFlags {
@@ -232,13 +234,16 @@ class Bench {
     ratios.reserve(static_cast<size_t>(reps));
     const int64_t count = tokens > 0 ? tokens : prompt;
     int64_t heap = 0, unused = 0;
-    for (int rep = -1; rep < reps; ++rep) {
+    for (const auto start = std::chrono::steady_clock::now(); Seconds(start) < kWarmSeconds;) {
+      if (base != nullptr) SINTER_RETURN_IF_ERROR(base->Once(prompt, tokens, unused).status());
+      SINTER_RETURN_IF_ERROR(Once(prompt, tokens, unused).status());
+    }
+    for (int rep = 0; rep < reps; ++rep) {
       double of_base = 0;
       if (base != nullptr) {
         SINTER_ASSIGN_OR_RETURN(of_base, base->Once(prompt, tokens, unused));
       }
-      SINTER_ASSIGN_OR_RETURN(const double seconds, Once(prompt, tokens, rep < 0 ? unused : heap));
-      if (rep < 0) continue;
+      SINTER_ASSIGN_OR_RETURN(const double seconds, Once(prompt, tokens, heap));
       rates.push_back(static_cast<double>(count) / seconds);
       ratios.push_back(base != nullptr ? of_base / seconds : 1);
       if (tokens > 0) of_tokens.insert(of_tokens.end(), token_seconds_.begin(), token_seconds_.end());
@@ -458,8 +463,10 @@ void AddBench(CLI::App& program, Action& action) {
   verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
   AddCompileFlags(*verb, flags->compile);
   verb->footer(
-      "Columns: tokens_per_s is the median, stddev that of the repetitions; p50_ms and p99_ms are percentiles of single\n"
-      "tokens' times over all repetitions; load_s is the time from the path to a model that can run. ratio is the speed relative to the\n"
+      "Columns: tokens_per_s is the median, stddev that of the repetitions; p50_ms and p99_ms are percentiles of "
+      "single\n"
+      "tokens' times over all repetitions; load_s is the time from the path to a model that can run. ratio is the "
+      "speed relative to the\n"
       "unablated module, run in turn (median of the pairs): below 1 the passes left out pay. logits_err is the\n"
       "largest difference from the unablated run, relative to its largest logit. steps and barriers are those of\n"
       "the entry that ran. heap_bytes_per_token is how much the heap in use\n"
