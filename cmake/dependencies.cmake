@@ -2,7 +2,7 @@
 find_package(absl REQUIRED)                          # libabsl-dev: Status, string formatting, inlined vectors
 find_package(FlatBuffers REQUIRED)                   # libflatbuffers-dev, flatbuffers-compiler: metadata of a compiled module
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)     # libssl-dev: SHA-256 of a weight file's header
-find_package(LLVM 19.1 REQUIRED CONFIG)              # llvm-19-dev: code generation (backend/ alone)
+find_package(LLVM 19.1 REQUIRED CONFIG)              # llvm-19-dev: code generation (backend/ alone); its archives use zlib1g-dev, libzstd-dev
 find_package(CLI11 REQUIRED)                         # libcli11-dev: the command line
 find_package(nlohmann_json REQUIRED)                 # nlohmann-json3-dev: reports for machines
 find_package(Threads REQUIRED)
