@@ -108,6 +108,10 @@ class CompiledModule {
   // lies in no file, so the code's pages become a copy of themselves in anonymous memory: call it before any Run.
   // Format: https://github.com/torvalds/linux/blob/master/tools/perf/Documentation/jit-interface.txt
   absl::Status WritePerfMap() const;
+  // Moves the weights from the file's pages to memory of this process in huge pages, where the kernel has them: what is
+  // larger than the caches is then read at the memory's speed, and shared with no other process. Call it before any
+  // Run.
+  absl::Status MoveWeightsToHugePages(int threads) const;
   // Reads all of the weights and compares their checksum.
   absl::Status VerifyWeights() const;
   // The tokenizer's data as the file holds it; kUnimplemented when it holds none.

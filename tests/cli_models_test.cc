@@ -185,8 +185,8 @@ TEST(Exec, RefusesWhatDoesNotFit) {
 TEST(PerfMap, NamesEveryKernel) {
   TestFolder folder;
   WriteAll(folder / "m.gguf", MakeTinyModel({.seed = 38}).File());
-  const CliResult run = Sinter(
-      folder, {"run", "m.gguf", "--prompt-ids=1,2,3", "-n", "3", "--temp=0", "--print-ids", "--perf-map", "-t", "2"});
+  const CliResult run = Sinter(folder, {"run", "m.gguf", "--prompt-ids=1,2,3", "-n", "3", "--temp=0", "--print-ids",
+                                        "--perf-map", "--huge-pages", "-t", "2"});
   EXPECT_EQ(run.out, "7 35 123\n") << run.err;
   const std::string path = "/tmp/perf-" + std::to_string(run.pid) + ".map";
   std::istringstream map(ReadAll(path));

@@ -75,9 +75,9 @@ TEST_F(Cli, HelpListsEveryFlag) {
        "--list-passes"},
       {"run",
        "-p -f --prompt-ids -n --temp --top-k --top-p --min-p --repeat-penalty --seed --ignore-eos -t --no-cache "
-       "--cache-size --print-ids --logits --perf-map --target --ctx --chunk --kv --precision -O"},
+       "--cache-size --print-ids --logits --huge-pages --perf-map --target --ctx --chunk --kv --precision -O"},
       {"exec", "--graph --weights --dim --input --output --reference"},
-      {"bench", "-p -n -t -r -o --ablate --perf-map --target --ctx --chunk --kv --precision -O"},
+      {"bench", "-p -n -t -r -o --ablate --huge-pages --perf-map --target --ctx --chunk --kv --precision -O"},
       {"inspect", "--json --verify"},
       {"tokenize", "-p -f --no-special"},
   };

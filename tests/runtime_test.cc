@@ -137,6 +137,8 @@ TEST(Module, RoundTripThroughAFile) {
   EXPECT_EQ((*module)->file_bytes(), bytes.size());
   EXPECT_EQ((*module)->metadata().producer()->str(), "test");
   EXPECT_TRUE((*module)->VerifyWeights().ok());
+  ASSERT_TRUE((*module)->MoveWeightsToHugePages(3).ok());
+  EXPECT_TRUE((*module)->VerifyWeights().ok());
   float weight;
   std::memcpy(&weight, (*module)->weights() + 4 * 63, 4);
   EXPECT_EQ(weight, 63);

@@ -36,7 +36,7 @@ struct BenchFlags {
   std::vector<std::string> models, ablate;
   std::vector<int64_t> prompts, tokens, threads;
   int reps = 5;
-  bool perf_map = false;
+  MemoryFlags memory;
   std::string format = "md", command;
   CompileFlags compile;
 };
@@ -369,7 +369,7 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
       SINTER_ASSIGN_OR_RETURN(module, OpenExecutable(path, compile, flags.command));
       load_s = Seconds(reopening);
     }
-    if (flags.perf_map) SINTER_RETURN_IF_ERROR(module->WritePerfMap());
+    SINTER_RETURN_IF_ERROR(Prepare(*module, flags.memory, static_cast<int>(threads.back())));
     for (int64_t thread_count : threads) {
       SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, static_cast<int>(thread_count)));
       std::optional<Bench> base;
@@ -460,7 +460,7 @@ void AddBench(CLI::App& program, Action& action) {
       ->capture_default_str();
   AddList(*verb, "--ablate", flags->ablate, "Measure again without: all (all optional passes, then each), or passes")
       ->type_name("all|PASS,..");
-  verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
+  AddMemoryFlags(*verb, flags->memory);
   AddCompileFlags(*verb, flags->compile);
   verb->footer(
       "Columns: tokens_per_s is the median, stddev that of the repetitions; p50_ms and p99_ms are percentiles of "

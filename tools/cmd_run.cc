@@ -25,7 +25,8 @@ struct RunFlags {
   int64_t tokens = 128;
   SamplerOptions sampler;
   std::optional<uint64_t> seed;
-  bool ignore_eos = false, print_ids = false, perf_map = false, no_cache = false;
+  bool ignore_eos = false, print_ids = false, no_cache = false;
+  MemoryFlags memory;
   uint64_t cache_bytes = 0;
   int threads = 0;
   std::string logits, command;
@@ -101,13 +102,13 @@ absl::Status Run(const RunFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(const auto module, flags.no_cache ? OpenExecutable(flags.model, flags.compile, flags.command)
                                                             : OpenThroughCache(flags.model, flags.compile,
                                                                                flags.cache_bytes, flags.command));
-  if (flags.perf_map) SINTER_RETURN_IF_ERROR(module->WritePerfMap());
   const absl::StatusOr<Tokenizer> tokenizer = TokenizerOf(*module);
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptIds(flags, tokenizer));
 
   const ThreadBudget budget = DefaultThreads();
   const int threads = flags.threads > 0 ? flags.threads : budget.threads;
   if (flags.threads == 0) Note(budget.reason);
+  SINTER_RETURN_IF_ERROR(Prepare(*module, flags.memory, threads));
   SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Workspace> workspace, Workspace::Open(module, threads));
   SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Sequence> sequence, Sequence::Open(module));
   if (workspace->vocabulary() == 0) {
@@ -188,7 +189,7 @@ void AddRun(CLI::App& program, Action& action) {
   verb->add_option("--logits", flags->logits,
                    "Write the logits of every position of the prompt: float32 [positions, vocabulary]")
       ->type_name("OUT.npy");
-  verb->add_flag("--perf-map", flags->perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
+  AddMemoryFlags(*verb, flags->memory);
   AddCompileFlags(*verb, flags->compile);
   verb->callback([flags, &action] {
     flags->command = action.command_line;

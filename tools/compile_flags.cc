@@ -104,6 +104,18 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
   AddPassFlags(app, flags);
 }
 
+void AddMemoryFlags(CLI::App& app, MemoryFlags& flags) {
+  app.add_flag(
+      "--huge-pages", flags.huge_pages,
+      "First copy the weights to huge pages: large models generate faster, and start a second or two a GB later");
+  app.add_flag("--perf-map", flags.perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
+}
+
+absl::Status Prepare(const CompiledModule& module, const MemoryFlags& flags, int threads) {
+  if (flags.perf_map) SINTER_RETURN_IF_ERROR(module.WritePerfMap());
+  return flags.huge_pages ? module.MoveWeightsToHugePages(threads) : absl::OkStatus();
+}
+
 bool IsCompiled(const std::string& path) { return absl::EndsWith(path, ".sinter"); }
 bool IsText(const std::string& path) { return absl::EndsWith(path, ".sir") || path == "-"; }
 

@@ -50,6 +50,14 @@ void AddPassFlags(CLI::App& app, CompileFlags& flags);
 // All flags of compile but -o and --emit.
 void AddCompileFlags(CLI::App& app, CompileFlags& flags);
 
+// How a compiled module is held while it runs.
+struct MemoryFlags {
+  bool huge_pages = false, perf_map = false;
+};
+void AddMemoryFlags(CLI::App& app, MemoryFlags& flags);
+// Before the first run; `threads` copy.
+absl::Status Prepare(const CompiledModule& module, const MemoryFlags& flags, int threads);
+
 // A module on its way to code: from a model file, a preset or IR text.
 struct Source {
   std::string path;
