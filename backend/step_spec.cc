@@ -121,9 +121,16 @@ bool StaysInSlab(const KernelSpec& writer, const Access& stored, const KernelSpe
                                                            size * static_cast<double>(count.constant()));
 }
 
+// An element of rope reads another of its row.
+bool HasRope(const RowSpec& row) {
+  const std::vector<OpId>& order = row.expr->order();
+  return std::any_of(order.begin(), order.end(), [&](OpId id) { return row.expr->op(id).kind() == OpKind::kRope; });
+}
+
 // An elementwise kernel takes the axes of a product as they are cut into grains there.
 void TakeGrains(KernelSpec& part, const KernelSpec& lead) {
-  if (!part.row || part.row->reduces || part.extent == lead.extent || lead.extent.size() != part.row->axes.size()) {
+  if (!part.row || part.row->reduces || HasRope(*part.row) || part.extent == lead.extent ||
+      lead.extent.size() != part.row->axes.size()) {
     return;
   }
   for (size_t i = 0; i < lead.extent.size(); ++i) {

@@ -110,6 +110,18 @@ struct Footprint {
   }
 };
 
+// Whether rope turns what is read: each element along the last axis with another one.
+bool IsTurned(const Footprint& f) {
+  if (!f.part->row) return false;
+  const RowSpec& row = *f.part->row;
+  const std::vector<OpId>& order = row.expr->order();
+  return std::any_of(order.begin(), order.end(), [&](OpId id) {
+    const auto rope = row.expr->As<ops::Rope>(id);
+    const auto leaf = rope ? row.leaves.find(rope->x) : row.leaves.end();
+    return leaf != row.leaves.end() && &leaf->second == f.access;
+  });
+}
+
 // Whether a grain finds in `b` only elements that the grain of the same number finds in `a`.
 bool Covers(const Footprint& a, const Footprint& b) {
   for (const Footprint* f : {&a, &b}) {  // products and attention read whole rows and columns
@@ -120,6 +132,7 @@ bool Covers(const Footprint& a, const Footprint& b) {
       a.rank() != b.rank()) {
     return false;
   }
+  if (!b.Within(b.rank() - 1) && IsTurned(b)) return false;
   for (size_t i = 0; i < a.rank(); ++i) {
     if (a.Within(i) && b.Within(i) && b.stride(i) == DimExpr(0)) continue;  // at the first of what the grain has
     if (!(a.axis(i) == b.axis(i)) || a.block(i) != b.block(i) || !(a.stride(i) == b.stride(i))) return false;
