@@ -134,8 +134,10 @@ bool Covers(const Footprint& a, const Footprint& b) {
   }
   if (!b.Within(b.rank() - 1) && IsTurned(b)) return false;
   for (size_t i = 0; i < a.rank(); ++i) {
-    if (a.Within(i) && b.Within(i) && b.stride(i) == DimExpr(0)) continue;  // at the first of what the grain has
-    if (!(a.axis(i) == b.axis(i)) || a.block(i) != b.block(i) || !(a.stride(i) == b.stride(i))) return false;
+    const bool whole = a.Within(i) && b.Within(i);
+    if (whole && b.stride(i) == DimExpr(0)) continue;  // at the first of what the grain has
+    if (!(a.axis(i) == b.axis(i)) || !(a.stride(i) == b.stride(i))) return false;
+    if (!whole && a.block(i) != b.block(i)) return false;
   }
   return true;
 }
