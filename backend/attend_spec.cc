@@ -85,6 +85,8 @@ class AttendBuilder {
   absl::Status Mask(ValueId mask, size_t batch, AttendSpec& spec) const {
     if (!mask.valid()) return absl::OkStatus();
     if (const auto causal = body_.DefAs<ops::CausalMask>(mask)) {
+      const bool one_position = body_.type(mask).dims.back().is_one() && !spec.s.is_one();
+      if (one_position) return No("a causal mask of one position that serves several");
       SINTER_ASSIGN_OR_RETURN(spec.pos, AccessOf(causal->pos, batch + 1, 1));
       return absl::OkStatus();
     }

@@ -193,22 +193,27 @@ SINTER_TARGET_TESTS(MapKernels);
 TEST(UnsupportedOps, AreNamedTogether) {
   auto module = Parse(
       "module @m {\n weights \"w\" sha256 \"0000000000000000000000000000000000000000000000000000000000000000\"\n"
-      " graph @main(%x: f64[4], %i: i32[4], %y: f32[4]) -> (f64[4], i32[4], f32[4], i8[4]) {\n"
+      " graph @main(%x: f64[4], %i: i32[4], %y: f32[4], %q: f32[2,2,1], %p: i32[2])"
+      " -> (f64[4], i32[4], f32[4], i8[4], f32[2,2,1]) {\n"
       "  %wide = add %x, %x : f64[4]\n  %int = add %i, %i : i32[4]\n  %fine = add %y, %y : f32[4]\n"
-      "  %cut = convert %y : i8[4]\n  return %wide, %int, %fine, %cut\n }\n}\n",
+      "  %cut = convert %y : i8[4]\n  %m = causal_mask %p {len=1} : bool[2,1]\n"
+      "  %att = attend %q, %q, %q, %m {scale=0.5} : f32[2,2,1]\n"
+      "  return %wide, %int, %fine, %cut, %att\n }\n}\n",
       "test");
   ASSERT_TRUE(module.ok()) << module.status();
   PassContext context{{FindTarget("avx2")}};
   const absl::Status status = SelectKernels(**module, context).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   const std::string message(status.message());
-  EXPECT_THAT(message, testing::HasSubstr("3 ops have no kernel"));
+  EXPECT_THAT(message, testing::HasSubstr("4 ops have no kernel"));
   EXPECT_THAT(message, testing::HasSubstr("@main %wide: no kernel for"));
   EXPECT_THAT(message, testing::HasSubstr("add of f64"));
   EXPECT_THAT(message, testing::HasSubstr("@main %int: no kernel for"));
   EXPECT_THAT(message, testing::HasSubstr("add of i32"));
   EXPECT_THAT(message, testing::HasSubstr("@main %cut: no kernel for"));
   EXPECT_THAT(message, testing::HasSubstr("convert to i8"));
+  EXPECT_THAT(message, testing::HasSubstr("@main %att: no kernel for"));
+  EXPECT_THAT(message, testing::HasSubstr("a causal mask of one position that serves several"));
   EXPECT_THAT(message, testing::Not(testing::HasSubstr("%fine")));
 }
 
