@@ -138,6 +138,8 @@ absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId kernel);
 
 // The kernels that a spec consists of: its parts, or itself.
 absl::Span<const KernelSpec> PartsOf(const KernelSpec& spec);
+// Whether an element that is stored needs others of its row, as rope's do, without a reduction.
+bool HasRope(const RowSpec& row);
 // Every access of the kernel to an operand, stores included.
 std::vector<const Access*> AccessesOf(const KernelSpec& spec, uint32_t operand);
 // How many places an access of the kernel (no group) has along each of its strides.

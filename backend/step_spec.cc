@@ -121,12 +121,6 @@ bool StaysInSlab(const KernelSpec& writer, const Access& stored, const KernelSpe
                                                            size * static_cast<double>(count.constant()));
 }
 
-// An element of rope reads another of its row.
-bool HasRope(const RowSpec& row) {
-  const std::vector<OpId>& order = row.expr->order();
-  return std::any_of(order.begin(), order.end(), [&](OpId id) { return row.expr->op(id).kind() == OpKind::kRope; });
-}
-
 // An elementwise kernel takes the axes of a product as they are cut into grains there.
 void TakeGrains(KernelSpec& part, const KernelSpec& lead) {
   if (!part.row || part.row->reduces || HasRope(*part.row) || part.extent == lead.extent ||
@@ -269,6 +263,11 @@ absl::StatusOr<KernelSpec> SpecOfKernel(const Graph& graph, OpId id) {
   for (ValueId arg : kernel.args) args.push_back(&graph.type(arg));
   Replace(spec, *CallDims(body, args));  // the verifier saw that it fits
   return spec;
+}
+
+bool HasRope(const RowSpec& row) {
+  const std::vector<OpId>& order = row.expr->order();
+  return std::any_of(order.begin(), order.end(), [&](OpId id) { return row.expr->op(id).kind() == OpKind::kRope; });
 }
 
 absl::Span<const KernelSpec> PartsOf(const KernelSpec& spec) {

@@ -127,9 +127,7 @@ bool CanOverwrite(const KernelSpec& spec, uint32_t arg, uint32_t result) {
       if (!same || part.lane != storing->lane || &part > &*storing) return false;
     }
   }
-  // A rope reads the neighbours of an element, too.
-  return std::none_of(storing->row->expr->order().begin(), storing->row->expr->order().end(),
-                      [&](OpId op) { return storing->row->expr->op(op).kind() == OpKind::kRope; });
+  return !HasRope(*storing->row);
 }
 
 class EntryPlanner {
