@@ -69,11 +69,7 @@ std::string TextOf(const Shape& shape, int64_t rows, int64_t positions, int64_t 
 }
 
 absl::StatusOr<double> TimeOfRun(CompiledText& compiled, double seconds) {
-  const double start = SecondsNow();
-  int runs = 0;
-  double end = start;
-  for (; end < start + seconds || runs == 0; end = SecondsNow(), ++runs) SINTER_RETURN_IF_ERROR(compiled.Run());
-  return (end - start) / runs;
+  return SecondsOfRun([&] { return compiled.Run(); }, seconds);
 }
 
 absl::StatusOr<std::unique_ptr<CompiledText>> Compiled(const std::string& text, int64_t positions, int threads) {

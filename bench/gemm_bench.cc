@@ -46,14 +46,7 @@ absl::StatusOr<double> TimeOfRun(const Run& run) {
   const double warm = SecondsNow();
   do SINTER_RETURN_IF_ERROR(run());
   while (SecondsNow() < warm + kWarmSeconds);
-  const double start = SecondsNow();
-  int runs = 0;
-  double end;
-  do {
-    SINTER_RETURN_IF_ERROR(run());
-    ++runs;
-  } while ((end = SecondsNow()) < start + kRunSeconds);
-  return (end - start) / runs;
+  return SecondsOfRun(run, kRunSeconds);
 }
 
 // Some elements of y against sums in double.

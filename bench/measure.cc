@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <thread>
 
+#include "base/status.h"
+
 namespace sinter {
 namespace {
 
@@ -118,6 +120,14 @@ double SecondsNow() {
 double MedianOf(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2), values.end());
   return values[values.size() / 2];
+}
+
+absl::StatusOr<double> SecondsOfRun(const std::function<absl::Status()>& run, double seconds) {
+  const double start = SecondsNow();
+  double end = start;
+  int runs = 0;
+  for (; end < start + seconds || runs == 0; end = SecondsNow(), ++runs) SINTER_RETURN_IF_ERROR(run());
+  return (end - start) / runs;
 }
 
 double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work) {

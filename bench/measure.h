@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "backend/target.h"
 
 namespace sinter {
@@ -16,6 +17,8 @@ double SecondsNow();
 // The upper one of the two in the middle when the number is even; at least one value.
 double MedianOf(std::vector<double> values);
 
+// Seconds of a run: the average over so many seconds, one run at least.
+absl::StatusOr<double> SecondsOfRun(const std::function<absl::Status()>& run, double seconds);
 // Seconds that `threads` threads need for work(thread), from the first start to the last end; the best of the rounds.
 double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work);
 

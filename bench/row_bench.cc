@@ -37,15 +37,11 @@ std::string PlainSoftmax(absl::string_view rows, absl::string_view width) {
                              {{"$T", rows}, {"$W", width}});
 }
 
-// Seconds of a run, which returns a status: the average over half a millisecond.
+// Seconds of a run, which returns a status, after one that is not counted.
 template <typename Run>
 absl::StatusOr<double> TimeOfRun(const Run& run) {
   SINTER_RETURN_IF_ERROR(run());
-  const double start = SecondsNow();
-  double end = start;
-  int runs = 0;
-  for (; end < start + 5e-4; end = SecondsNow(), ++runs) SINTER_RETURN_IF_ERROR(run());
-  return (end - start) / runs;
+  return SecondsOfRun(run, 5e-4);
 }
 
 absl::Status Compare(benchmark::State& state, bool norm, int64_t rows, int64_t width) {
