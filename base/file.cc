@@ -5,9 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -57,6 +59,11 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
 }
 
+void MappedFile::PreferHugePages() const {
+  // A kernel without them refuses, and small pages do.
+  if (data_ != nullptr) madvise(const_cast<uint8_t*>(data_), size_, MADV_HUGEPAGE);
+}
+
 void MappedFile::Drop(size_t offset, size_t size) const {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t begin = (offset + page - 1) / page * page, end = (offset + size) / page * page;
@@ -92,6 +99,19 @@ OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
 OutputFile::~OutputFile() {
   if (fd_ >= 0) close(fd_);
   if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+absl::Status OutputFile::Extend(uint64_t size) {
+  if (size > INT64_MAX || ftruncate(fd_, static_cast<off_t>(size)) != 0) {
+    return absl::ResourceExhaustedError(absl::StrCat(path_, ": cannot extend to ", size, " bytes: ", Reason()));
+  }
+  if (temporary_.empty()) return absl::OkStatus();  // memory
+  constexpr uint64_t kHugePage = uint64_t{2} << 20;
+  const std::vector<uint8_t> zeros(std::min(size, kHugePage));
+  for (uint64_t offset = 0; offset < size; offset += kHugePage) {
+    SINTER_RETURN_IF_ERROR(WriteAt(offset, {zeros.data(), std::min(size - offset, kHugePage)}));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status OutputFile::WriteAt(uint64_t offset, absl::Span<const uint8_t> bytes) {

@@ -1,9 +1,6 @@
 #include "runtime/module_format.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #define XXH_INLINE_ALL
@@ -78,11 +75,7 @@ absl::StatusOr<ModuleWriter> ModuleWriter::Create(OutputFile file, uint64_t meta
         absl::StrCat("a module with ", metadata_capacity, " bytes of metadata and ", weights_bytes, " of weights"));
   }
   header.file_size = *next;
-  // The file has its full size from here on, all zeros where nothing is written.
-  if (ftruncate(writer.file_.descriptor(), static_cast<off_t>(header.file_size)) != 0) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(writer.file_.path(), ": cannot extend to ", header.file_size, " bytes: ", strerror(errno)));
-  }
+  SINTER_RETURN_IF_ERROR(writer.file_.Extend(header.file_size));
   SINTER_RETURN_IF_ERROR(writer.file_.WriteAt(header.code.offset, code));
   return writer;
 }

@@ -97,7 +97,7 @@ LoadedEntry Unpack(const fbs::Entry& entry, const uint8_t* code, const fbs::Imag
 
 class ModuleLoader {
  public:
-  explicit ModuleLoader(MappedFile file) : file_(std::move(file)) {}
+  explicit ModuleLoader(MappedFile file) : file_(std::move(file)) { file_.PreferHugePages(); }
 
   absl::StatusOr<std::shared_ptr<const CompiledModule>> Load(absl::string_view target, bool map_code) {
     SINTER_RETURN_IF_ERROR(CheckHeader());

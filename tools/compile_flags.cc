@@ -105,9 +105,10 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
 }
 
 void AddMemoryFlags(CLI::App& app, MemoryFlags& flags) {
-  app.add_flag(
-      "--huge-pages", flags.huge_pages,
-      "First copy the weights to huge pages: large models generate faster, and start a second or two a GB later");
+  app.add_flag("--huge-pages", flags.huge_pages,
+               "First copy the weights to huge pages, for file systems that do not map files so: large models generate "
+               "faster there, "
+               "and start a second or two a GB later");
   app.add_flag("--perf-map", flags.perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
 }
 
