@@ -100,11 +100,14 @@ class AttendBuilder {
   absl::Status Store(ValueId product, AttendSpec& spec) const {
     Dims dims = body_.type(product).dims;
     const ValueId result = body_.results().size() == 1 ? body_.results()[0] : ValueId::None();
+    const auto convert = result.valid() ? body_.DefAs<ops::Convert>(result) : std::nullopt;
+    const ValueId made = convert ? convert->x : result;
     std::vector<DimExpr> strides = DenseStrides(dims);
-    if (const auto merge = result.valid() ? body_.DefAs<ops::MergeHeads>(result) : std::nullopt;
+    if (const auto merge = made.valid() ? body_.DefAs<ops::MergeHeads>(made) : std::nullopt;
         merge && merge->x == product) {
       strides = {dims[1] * dims[3], dims[3], dims[0] * dims[1] * dims[3], 1};
-    } else if (result != product) {
+    } else if (made != product || (convert && !IsFloat(body_.type(result).dtype)) ||
+               body_.type(result).dtype == DType::kF64) {
       return No("ops after attention");
     }
     const auto operand = static_cast<uint32_t>(body_.params().size());

@@ -187,7 +187,7 @@ absl::Status WriteRopeTable(const PlacedWeight& placed, const CompileOptions& op
     if (!weight) return absl::UnimplementedError("factors of a rope_table that are no weight");
     const Type& type = placed.graph->type(table.factors);
     std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(type.dtype, width / 2)));
-    SINTER_RETURN_IF_ERROR(options.weights(weight->name, 0, width / 2, absl::MakeSpan(bytes)));
+    SINTER_RETURN_IF_ERROR(options.weights(weight->name, type.dtype, 0, width / 2, absl::MakeSpan(bytes)));
     factors.resize(static_cast<size_t>(width / 2));
     Decode(type.dtype, bytes.data(), absl::MakeSpan(factors));
   }
@@ -228,7 +228,7 @@ absl::Status WriteWeights(const Placement& placement, const CompileOptions& opti
     } else {
       SINTER_ASSIGN_OR_RETURN(const Packing* packing, FindPacking(placed.pack));
       const RowReader read = [&](int64_t begin, int64_t end, absl::Span<uint8_t> out) {
-        return options.weights(placed.name, begin, end, out);
+        return options.weights(placed.name, placed.type().dtype, begin, end, out);
       };
       SINTER_RETURN_IF_ERROR(PackUnit(placed.type(), *packing, units[static_cast<size_t>(i)].unit, read, sink));
       const size_t index = static_cast<size_t>(&placed - placement.weights.data());

@@ -37,9 +37,10 @@ struct ModuleInfo {
   const TokenizerData* tokenizer = nullptr;
 };
 
-// Supplies rows [begin, end) of the first axis of a weight, as the file stores them. Called from several threads.
-using WeightRows =
-    std::function<absl::Status(const std::string& name, int64_t begin, int64_t end, absl::Span<uint8_t> out)>;
+// Supplies rows [begin, end) of the first axis of a weight as elements of `dtype`, which the module declares it with.
+// Called from several threads.
+using WeightRows = std::function<absl::Status(const std::string& name, DType dtype, int64_t begin, int64_t end,
+                                              absl::Span<uint8_t> out)>;
 
 struct CompileOptions {
   std::vector<const Target*> targets;  // weakest first

@@ -414,10 +414,11 @@ class AttendEmitter {
   void Finish() {
     ForQueries([&](Int t, Int h, Int query) {
       const Ptr from = At(outputs_, Times(query, spec_.value_pitch()));
-      const Ptr to = b_.Offset(out_, kF32, Away(spec_.out, t, h));
+      const DType stored = spec_.out.dtype;
+      const Ptr to = b_.Offset(out_, stored, Away(spec_.out, t, h));
       const Vec sum = Larger(b_.LoadSplat(kF32, At(sums_, query)), b_.Splat(FLT_MIN));
       ForVectors(spec_.value_width, {}, [&](Int e, const Mask* mask) {
-        b_.Store(kF32, At(to, e), b_.Div(b_.Load(kF32, At(from, e)), sum), mask);
+        b_.Store(stored, b_.Offset(to, stored, e), b_.Div(b_.Load(kF32, At(from, e)), sum), mask);
       });
     });
   }

@@ -4,6 +4,9 @@
 // panel of B stays in cache while the tiles of rows pass over it; every tile runs the whole of k with its accumulators
 // in registers. Each element of C is summed in the order of k whatever tile it falls into, so results do not depend on
 // how rows and columns are cut.
+//
+// Of weights packed in pairs of bf16 (and rows of bf16) k runs by pairs: one instruction multiplies and adds both where
+// the target has it; elsewhere the first halves of the pairs are multiplied, then the second ones.
 #include <functional>
 
 #include "backend/emit.h"
@@ -20,7 +23,9 @@ class GemmEmitter {
         b_(b),
         m_(b.Dim(spec_.m)),
         n_(b.Dim(spec_.n)),
-        k_(b.Dim(spec_.k)) {
+        k_(b.Dim(spec_.k)),
+        depth_(spec_.packing == nullptr ? 1 : spec_.packing->depth),
+        halves_(depth_ > 1 && !MultipliesPairs(b.target()) ? 2 : 1) {
     const size_t batch = spec_.batch.size();
     am_ = b.Dim(spec_.a.strides[batch]);
     ak_ = b.Dim(spec_.a.strides[batch + 1]);
@@ -103,17 +108,28 @@ class GemmEmitter {
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&a);
     carried.push_back(&panel);
-    b_.For(b_.Const(0), k_, 1, carried, [&](Int) {
-      std::vector<Vec> row;
-      for (int v = 0; v < vectors; ++v)
-        row.push_back(LoadB(b_.Offset(panel, spec_.b.dtype, lanes[static_cast<size_t>(v)]), v, masks));
-      for (int r = 0; r < height; ++r) {
-        const Vec x = LoadA(b_.Offset(a, spec_.a.dtype, rows[static_cast<size_t>(r)]));
-        for (int v = 0; v < vectors; ++v)
-          Product(x, row[static_cast<size_t>(v)], c[static_cast<size_t>(r * vectors + v)]);
+    b_.For(b_.Const(0), k_, depth_, carried, [&](Int) {
+      const auto b_at = [&](int v) { return b_.Offset(panel, spec_.b.dtype, lanes[static_cast<size_t>(v)]); };
+      if (height == 1) {
+        std::vector<Vec> x;
+        for (int half = 0; half < halves_; ++half) x.push_back(LoadA(b_.Offset(a, spec_.a.dtype, rows[0]), half));
+        for (int v = 0; v < vectors; ++v) {
+          const Vec row = LoadB(b_at(v), v, masks);
+          for (int half = 0; half < halves_; ++half)
+            Product(x[static_cast<size_t>(half)], Half(row, half), c[static_cast<size_t>(v)]);
+        }
       }
-      a = b_.Offset(a, spec_.a.dtype, ak_);
-      panel = b_.Offset(panel, spec_.b.dtype, spec_.packing == nullptr ? bk_ : b_.Const(spec_.packing->panel));
+      for (int half = 0; half < halves_ && height > 1; ++half) {
+        std::vector<Vec> row;
+        for (int v = 0; v < vectors; ++v) row.push_back(Half(LoadB(b_at(v), v, masks, /*anew=*/true), half));
+        for (int r = 0; r < height; ++r) {
+          const Vec x = LoadA(b_.Offset(a, spec_.a.dtype, rows[static_cast<size_t>(r)]), half);
+          for (int v = 0; v < vectors; ++v)
+            Product(x, row[static_cast<size_t>(v)], c[static_cast<size_t>(r * vectors + v)]);
+        }
+      }
+      a = b_.Offset(a, spec_.a.dtype, b_.Mul(ak_, b_.Const(depth_)));
+      panel = b_.Offset(panel, spec_.b.dtype, spec_.packing == nullptr ? bk_ : b_.Const(spec_.packing->panel * depth_));
     });
     if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
     for (int r = 0; r < height; ++r) {
@@ -147,18 +163,25 @@ class GemmEmitter {
   Int LaneOfPanel(int lane) {
     if (spec_.packing == nullptr) return b_.Const(lane);
     const int width = spec_.packing->panel;
-    return b_.Add(b_.Mul(b_.Const(int64_t{lane / width} * width), k_), b_.Const(lane % width));
+    return b_.Add(b_.Mul(b_.Const(int64_t{lane / width} * width), k_), b_.Const(int64_t{lane % width} * depth_));
   }
 
-  Vec LoadA(Ptr at) { return b_.LoadSplat(spec_.a.dtype, at); }
+  // Of pairs both, or the half that is multiplied now.
+  Vec LoadA(Ptr at, int half) {
+    return depth_ > halves_ ? b_.LoadPairSplat(at)
+                            : b_.LoadSplat(spec_.a.dtype, b_.Offset(at, spec_.a.dtype, b_.Const(half)));
+  }
 
-  // Vector v of a row of B; panels are padded and need no mask.
-  Vec LoadB(Ptr at, int v, const std::vector<Mask>& masks) {
+  // Vector v of a row of B; panels are padded and need no mask. Both halves of pairs; `anew`: for one half alone, where
+  // tiles leave no registers that would hold them for the other.
+  Vec LoadB(Ptr at, int v, const std::vector<Mask>& masks, bool anew = false) {
+    if (depth_ > 1) return b_.LoadPairs(at, anew && halves_ > 1);
     const bool masked = spec_.packing == nullptr && !masks.empty();
     return b_.Load(spec_.b.dtype, at, masked ? &masks[static_cast<size_t>(v)] : nullptr);
   }
+  Vec Half(Vec row, int half) { return halves_ > 1 ? b_.FromPairs(row, half) : row; }
 
-  void Product(Vec a, Vec row, Vec& c) { c = b_.Fma(a, row, c); }
+  void Product(Vec a, Vec row, Vec& c) { c = depth_ > halves_ ? b_.DotPairs(a, row, c) : b_.Fma(a, row, c); }
 
   // Where an epilogue has its place: what is stored of a finished sum.
   Vec Finish(Vec c) { return c; }
@@ -214,7 +237,10 @@ class GemmEmitter {
   const GemmSpec& spec_;
   const Tile& tile_;
   VectorBuilder& b_;
-  Int m_, n_, k_, am_, ak_, bk_, bn_, cm_, cn_;
+  Int m_, n_, k_;
+  int depth_;   // of k that the packing keeps side by side
+  int halves_;  // one after the other: of a pair that the target cannot multiply at once
+  Int am_, ak_, bk_, bn_, cm_, cn_;
   Ptr a_, bb_, c_;  // of the batch index at hand
 };
 

@@ -46,6 +46,7 @@ std::string ShapeReason(const GemmSpec& gemm, const DimTable& dims) {
     case TileShape::kDot:
       return absl::StrCat("dot: ", rows, "; the second matrix lies along k as it is");
     case TileShape::kOuter:
+    case TileShape::kHalves:
       break;
   }
   const bool few = dims.Max(gemm.m) <= kFewRows;

@@ -16,10 +16,13 @@ struct Matrix {
   int64_t rows, columns, row_bytes, elem_bytes;
 };
 
-Matrix MatrixOf(const Type& type) {
+// Elements that the packing keeps side by side are one here.
+Matrix MatrixOf(const Type& type, const Packing& packing) {
   Matrix m{type.dims[0].constant(), 1, 0, Info(type.dtype).block_bytes};
   for (size_t i = 1; i < type.dims.size(); ++i) m.columns *= type.dims[i].constant();
   m.row_bytes = ElemBytes(type.dtype, m.columns);
+  m.columns /= packing.depth;
+  m.elem_bytes *= packing.depth;
   return m;
 }
 
@@ -73,13 +76,13 @@ absl::Status PackAs(const Matrix& m, const Packing& packing, int64_t begin, int6
 }  // namespace
 
 int64_t PackUnits(const Type& type, const Packing& packing) {
-  const Matrix m = MatrixOf(type);
+  const Matrix m = MatrixOf(type, packing);
   return CeilDiv(m.rows, UnitRows(m, packing));
 }
 
 absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read,
                       const ByteSink& sink) {
-  const Matrix m = MatrixOf(type);
+  const Matrix m = MatrixOf(type, packing);
   const int64_t unit_rows = UnitRows(m, packing);
   const int64_t begin = unit * unit_rows, end = std::min(m.rows, begin + unit_rows);
   // Room for the widest element, so that the buffer is aligned for all.

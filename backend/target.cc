@@ -17,7 +17,8 @@ struct TileRow {
   Tile tile;
 };
 
-constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew, dot = TileShape::kDot;
+constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew,
+                    halves = TileShape::kHalves, dot = TileShape::kDot;
 constexpr TileRow kTiles[] = {
 #define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
 #include "backend/tiles.inc"
@@ -25,7 +26,7 @@ constexpr TileRow kTiles[] = {
 };
 
 constexpr Packing kPackings[] = {
-#define PACKING(name, panel, k_major, layout) {#name, panel, k_major},
+#define PACKING(name, panel, k_major, depth, layout) {#name, panel, k_major, depth},
 #include "backend/packings.inc"
 #undef PACKING
 };
@@ -63,6 +64,10 @@ const Target* FindTarget(absl::string_view name) {
 
 bool HostRuns(const Target& target) {
   return std::all_of(target.features.begin(), target.features.end(), [](absl::string_view f) { return HostHas(f); });
+}
+
+bool MultipliesPairs(const Target& target) {
+  return std::find(target.features.begin(), target.features.end(), "avx512_bf16") != target.features.end();
 }
 
 absl::StatusOr<const Target*> NativeTarget() {
@@ -104,6 +109,8 @@ absl::string_view TileShapeName(TileShape shape) {
       return "gemv";
     case TileShape::kFew:
       return "few";
+    case TileShape::kHalves:
+      return "halves";
     case TileShape::kDot:
       return "dot";
   }
@@ -123,7 +130,8 @@ std::string TileText(const Target& target, const Tile& tile) {
 
 absl::StatusOr<Tile> ParseTile(absl::Span<const std::string> tiles, const Target& target) {
   for (const std::string& text : tiles) {
-    for (TileShape shape : {TileShape::kOuter, TileShape::kGemv, TileShape::kFew, TileShape::kDot}) {
+    for (const TileRow& row : kTiles) {
+      const TileShape shape = row.tile.shape;
       const Tile tile = TileFor(target, shape);
       if (text == TileText(target, tile)) return tile;
     }
@@ -147,6 +155,12 @@ absl::StatusOr<int64_t> PackedBytes(const Type& type, const Packing& packing) {
   if (type.rank() != 2 || IsQuantized(type.dtype)) {
     return absl::InvalidArgumentError(
         absl::StrCat("packing ", packing.name, " holds unquantized matrices, not ", ToString(type, no_symbols)));
+  }
+  const int64_t k = type.dims[packing.k_major ? 0 : 1].constant();
+  if (k % packing.depth != 0 || (packing.depth > 1 && type.dtype != DType::kBF16)) {
+    return absl::InvalidArgumentError(absl::StrCat("packing ", packing.name,
+                                                   " holds bf16 matrices [N,K] with K a multiple of ", packing.depth,
+                                                   ", not ", ToString(type, no_symbols)));
   }
   Type padded = type;
   DimExpr& n = padded.dims[packing.k_major ? 1 : 0];

@@ -32,8 +32,10 @@ absl::StatusOr<std::vector<const Target*>> ParseTargets(absl::string_view text);
 // The strongest target that this CPU can run; kFailedPrecondition when it runs none.
 absl::StatusOr<const Target*> NativeTarget();
 bool HostRuns(const Target& target);
+// Whether it adds the products of two pairs of bf16 to a float in one instruction.
+bool MultipliesPairs(const Target& target);
 
-enum class TileShape : uint8_t { kOuter, kGemv, kFew, kDot };
+enum class TileShape : uint8_t { kOuter, kGemv, kFew, kHalves, kDot };
 // The most rows for which a product takes the tile few.
 inline constexpr int64_t kFewRows = 8;
 absl::string_view TileShapeName(TileShape shape);
@@ -52,6 +54,7 @@ struct Packing {
   absl::string_view name;
   int panel;
   bool k_major;  // the weight is [K,N]
+  int depth;     // 2: pairs of bf16
 };
 // "" is plain. kInvalidArgument for an unknown name.
 absl::StatusOr<const Packing*> FindPacking(absl::string_view name);

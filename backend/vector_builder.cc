@@ -2,6 +2,7 @@
 
 #include <llvm/IR/IRBuilder.h>
 #include <llvm/IR/IntrinsicInst.h>
+#include <llvm/IR/IntrinsicsX86.h>
 #include <llvm/IR/LLVMContext.h>
 #include <llvm/IR/Module.h>
 
@@ -90,13 +91,14 @@ struct VectorBuilder::State {
       return b.CreateBitCast(b.CreateFPTrunc(value, same_shape(b.getHalfTy())), same_shape(b.getInt16Ty()));
     }
     if (dtype == DType::kBF16) {
-      // Nearest even: add 0x7fff and the lowest kept bit; a NaN keeps its upper bits, made quiet.
+      // Nearest even: add 0x7fff and the lowest kept bit; of a NaN all bits are set. Without constants, which would take
+      // registers: 0x7fff is what a comparison that holds has in its lower half, but for one bit.
       llvm::Type* i32 = same_shape(b.getInt32Ty());
       Value* bits = b.CreateBitCast(value, i32);
-      Value* lowest = b.CreateAnd(b.CreateLShr(bits, 16), llvm::ConstantInt::get(i32, 1));
-      Value* rounded = b.CreateAdd(b.CreateAdd(bits, llvm::ConstantInt::get(i32, 0x7fff)), lowest);
-      Value* quiet = b.CreateOr(bits, llvm::ConstantInt::get(i32, 0x400000));
-      Value* chosen = b.CreateSelect(b.CreateFCmpUNO(value, value), quiet, rounded);
+      Value* lowest = b.CreateLShr(b.CreateShl(bits, 15), 31);
+      Value* half = b.CreateLShr(b.CreateSExt(b.CreateFCmpORD(value, value), i32), 17);
+      Value* rounded = b.CreateAdd(b.CreateAdd(bits, half), lowest);
+      Value* chosen = b.CreateOr(rounded, b.CreateSExt(b.CreateFCmpUNO(value, value), i32));
       return b.CreateTrunc(b.CreateLShr(chosen, 16), same_shape(b.getInt16Ty()));
     }
     return value;
@@ -356,6 +358,24 @@ Mask VectorBuilder::LoadMaskSplat(Ptr at) {
 void VectorBuilder::StoreMask(Ptr at, Mask value, const Mask* mask) {
   s_->StoreVector(s_->b.CreateZExt(value.v, s_->Lanes(s_->b.getInt8Ty())), llvm::Align(1), at.v,
                   mask ? mask->v : nullptr);
+}
+Vec VectorBuilder::LoadPairs(Ptr at, bool anew) {
+  return {s_->b.CreateAlignedLoad(s_->Floats(), at.v, s_->AlignOf(DType::kBF16), /*isVolatile=*/anew)};
+}
+Vec VectorBuilder::LoadPairSplat(Ptr at) {
+  return {s_->SplatOf(s_->b.CreateAlignedLoad(s_->b.getFloatTy(), at.v, s_->AlignOf(DType::kBF16)))};
+}
+Vec VectorBuilder::DotPairs(Vec a, Vec b, Vec c) {
+  llvm::Type* pairs = FixedVectorType::get(s_->b.getBFloatTy(), 2 * static_cast<unsigned>(lanes()));
+  return {s_->Call(llvm::Intrinsic::x86_avx512bf16_dpbf16ps_512, {},
+                   {c.v, s_->b.CreateBitCast(a.v, pairs), s_->b.CreateBitCast(b.v, pairs)})};
+}
+Vec VectorBuilder::FromPairs(Vec pairs, int which) {
+  llvm::Type* ints = s_->Lanes(s_->b.getInt32Ty());
+  Value* bits = s_->b.CreateBitCast(pairs.v, ints);
+  Value* high =
+      which == 0 ? s_->b.CreateShl(bits, 16) : s_->b.CreateAnd(bits, llvm::ConstantInt::get(ints, 0xffff0000));
+  return {s_->b.CreateBitCast(high, s_->Floats())};
 }
 IntVec VectorBuilder::LoadInts(DType dtype, Ptr at, const Mask* mask) {
   return {s_->LoadVector(s_->StorageType(dtype), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr)};

@@ -92,6 +92,13 @@ class VectorBuilder {
   Mask LoadMask(Ptr at, const Mask* mask = nullptr);
   Mask LoadMaskSplat(Ptr at);
   void StoreMask(Ptr at, Mask value, const Mask* mask = nullptr);
+  // Neighbouring bf16 elements, two a lane, as bits. DotPairs: c + the products of the first ones + those of the second
+  // ones, subnormal numbers taken for zero; for targets that MultipliesPairs names. FromPairs: the first (0) or second
+  // ones as floats. `anew`: not held in registers from an earlier load.
+  Vec LoadPairs(Ptr at, bool anew = false);
+  Vec LoadPairSplat(Ptr at);
+  Vec DotPairs(Vec a, Vec b, Vec c);
+  Vec FromPairs(Vec pairs, int which);
   IntVec LoadInts(DType dtype, Ptr at, const Mask* mask = nullptr);
   IntVec LoadIntsSplat(DType dtype, Ptr at);
   void StoreInts(DType dtype, Ptr at, IntVec value, const Mask* mask = nullptr);

@@ -49,7 +49,7 @@ absl::Status CompileOnce(const std::string& preset, int opt_level, Parts& parts)
   CompileOptions options;
   options.targets = {*NativeTarget()};
   options.threads = DefaultThreads().threads;
-  options.weights = [](const std::string&, int64_t, int64_t, absl::Span<uint8_t> out) {
+  options.weights = [](const std::string&, DType, int64_t, int64_t, absl::Span<uint8_t> out) {
     std::fill(out.begin(), out.end(), uint8_t{0});
     return absl::OkStatus();
   };

@@ -54,7 +54,7 @@ absl::StatusOr<std::unique_ptr<CompiledText>> CompiledText::Make(const std::stri
   SINTER_RETURN_IF_ERROR(RunPipeline(*module, passes, context, pipeline).status());
   SINTER_RETURN_IF_ERROR(compiled->CountBytes(*module));
   CompileOptions compile{.targets = {target}, .threads = 2};
-  compile.weights = [](const std::string& name, int64_t begin, int64_t end, absl::Span<uint8_t> out) {
+  compile.weights = [](const std::string& name, DType, int64_t begin, int64_t end, absl::Span<uint8_t> out) {
     float* values = reinterpret_cast<float*>(out.data());
     const int64_t count = static_cast<int64_t>(out.size() / sizeof(float)), first = begin * (count / (end - begin));
     for (int64_t i = 0; i < count; ++i) values[i] = WeightValue(name, first + i);

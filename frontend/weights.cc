@@ -19,6 +19,32 @@ struct TypeRow {
 };
 constexpr TypeRow kTypes[] = {{"F32", DType::kF32}, {"F16", DType::kF16}, {"BF16", DType::kBF16}};
 
+// The bits of every f16 number as bf16.
+const std::vector<uint16_t>& HalvesAsBf16() {
+  static const auto* const table = [] {
+    auto* made = new std::vector<uint16_t>(size_t{1} << 16);
+    for (size_t i = 0; i < made->size(); ++i) (*made)[i] = FloatToBf16(HalfToFloat(static_cast<uint16_t>(i)));
+    return made;
+  }();
+  return *table;
+}
+
+// Rounds `elems` floats of one type to another.
+void Convert(DType from, absl::Span<const uint8_t> in, DType to, int64_t elems, uint8_t* out) {
+  if (from == DType::kF16 && to == DType::kBF16) {
+    const uint16_t* const table = HalvesAsBf16().data();
+    for (size_t at = 0; at < in.size(); at += sizeof(uint16_t)) {
+      uint16_t half;
+      std::memcpy(&half, in.data() + at, sizeof half);
+      std::memcpy(out + at, table + half, sizeof half);
+    }
+    return;
+  }
+  std::vector<double> values(static_cast<size_t>(elems));
+  Decode(from, in.data(), absl::MakeSpan(values));
+  Encode(to, values, out);
+}
+
 class GgufWeights final : public WeightSource {
  public:
   explicit GgufWeights(std::shared_ptr<const Gguf> gguf)
@@ -72,7 +98,7 @@ absl::Status WeightSource::NotFound(absl::string_view name) const {
   return absl::NotFoundError(absl::StrCat(path_, ": there is no tensor \"", name, "\""));
 }
 
-absl::Status WeightSource::Read(absl::string_view name, int64_t row_begin, int64_t row_end,
+absl::Status WeightSource::Read(absl::string_view name, DType dtype, int64_t row_begin, int64_t row_end,
                                 absl::Span<uint8_t> out) const {
   SINTER_ASSIGN_OR_RETURN(const TensorInfo info, Find(name));
   const auto error = [&](const auto&... parts) {
@@ -81,9 +107,18 @@ absl::Status WeightSource::Read(absl::string_view name, int64_t row_begin, int64
   if (row_begin < 0 || row_begin > row_end || row_end > info.rows()) {
     return error("rows ", row_begin, " to ", row_end, " of ", info.rows());
   }
-  const int64_t bytes = (row_end - row_begin) * ElemBytes(info.dtype, info.row_elems());
+  if (dtype != info.dtype && !(IsFloat(dtype) && IsFloat(info.dtype))) {
+    return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor \"", name, "\": elements of type ",
+                                                   Info(info.dtype).name, " cannot be read as ", Info(dtype).name));
+  }
+  const int64_t elems = (row_end - row_begin) * info.row_elems();
+  const int64_t bytes = (row_end - row_begin) * ElemBytes(dtype, info.row_elems());
   if (static_cast<size_t>(bytes) != out.size()) return error(bytes, " bytes of rows for a span of ", out.size());
-  return ReadRows(name, info, row_begin, out);
+  if (dtype == info.dtype) return ReadRows(name, info, row_begin, out);
+  std::vector<uint8_t> stored(static_cast<size_t>(ElemBytes(info.dtype, elems)));
+  SINTER_RETURN_IF_ERROR(ReadRows(name, info, row_begin, absl::MakeSpan(stored)));
+  Convert(info.dtype, stored, dtype, elems, out.data());
+  return absl::OkStatus();
 }
 
 std::unique_ptr<WeightSource> MakeGgufWeights(std::shared_ptr<const Gguf> gguf) {
@@ -104,7 +139,7 @@ WeightReader MakeWeightReader(const WeightSource& source) {
     SINTER_ASSIGN_OR_RETURN(const TensorInfo info, source.Find(name));
     Tensor tensor = Tensor::Zeros(info.dtype, info.dims);
     std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(info.dtype, tensor.elems())));
-    SINTER_RETURN_IF_ERROR(source.Read(name, 0, info.rows(), absl::MakeSpan(bytes)));
+    SINTER_RETURN_IF_ERROR(source.Read(name, info.dtype, 0, info.rows(), absl::MakeSpan(bytes)));
     Decode(info.dtype, bytes.data(), absl::MakeSpan(tensor.values));
     return tensor;
   };

@@ -1,11 +1,13 @@
 // Where the bytes of a model's tensors come from: a mapped GGUF file, or a preset, which makes them.
 //
 // Called by the graph writer (names, types, shapes), by weight packing (rows, from many threads at once) and, through
-// MakeWeightReader, by the evaluator. Bytes are in the tensor's own element type, row-major; a row is one position of
-// the first axis, so a vector has as many rows as elements. Reading the same rows gives the same bytes, always.
+// MakeWeightReader, by the evaluator. Bytes are row-major, in the tensor's own element type or, where both are floats,
+// rounded to another (nearest even); a row is one position of the first axis, so a vector has as many rows as elements.
+// Reading the same rows gives the same bytes, always.
 //
 // Errors: kNotFound for a name that the source does not have, kOutOfRange for rows outside the tensor or a span of
-// another size, kUnimplemented for a tensor type that is not supported.
+// another size, kInvalidArgument for an element type that the tensor's cannot become, kUnimplemented for a tensor type
+// that is not supported.
 #pragma once
 
 #include <memory>
@@ -40,8 +42,10 @@ class WeightSource {
   const std::string& digest() const { return digest_; }
 
   virtual absl::StatusOr<TensorInfo> Find(absl::string_view name) const = 0;
-  // Writes rows [row_begin, row_end) to `out`, which has exactly their size. Safe from many threads at once.
-  absl::Status Read(absl::string_view name, int64_t row_begin, int64_t row_end, absl::Span<uint8_t> out) const;
+  // Writes rows [row_begin, row_end) as elements of `dtype` to `out`, which has exactly their size. Safe from many
+  // threads at once.
+  absl::Status Read(absl::string_view name, DType dtype, int64_t row_begin, int64_t row_end,
+                    absl::Span<uint8_t> out) const;
   // The tensor will not be read again soon: its pages may go.
   virtual void Done(absl::string_view) const {}
 

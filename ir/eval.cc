@@ -181,7 +181,8 @@ const Tensor& EvalContext::tensor(ValueId id) const {
 int64_t EvalContext::Dim(const DimExpr& expr) const { return expr.Evaluate(dims).value(); }
 
 void RoundElements(DType dtype, Precision precision, absl::Span<double> values) {
-  const bool is_double = dtype == DType::kF64 || (dtype == DType::kF32 && precision == Precision::kDouble);
+  const bool is_double = dtype == DType::kF64 || (dtype == DType::kF32 && precision == Precision::kDouble) ||
+                         (IsFloat(dtype) && precision == Precision::kUnrounded);
   if (is_double || IsQuantized(dtype)) return;
   if (dtype == DType::kF32) {
     for (double& value : values) value = static_cast<float>(value);

@@ -28,7 +28,8 @@ struct Tensor {
   static Tensor Zeros(DType dtype, std::vector<int64_t> dims);
 };
 
-enum class Precision : uint8_t { kAsTyped, kDouble };
+// How results are rounded: to their type; the same, but f32 not at all; only integers.
+enum class Precision : uint8_t { kAsTyped, kDouble, kUnrounded };
 
 // Supplies the tensor of a weight op by name, decoded (a quantized one as its decoded values, with its quantized
 // dtype).

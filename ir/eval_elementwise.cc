@@ -53,12 +53,13 @@ absl::Status Eval(const ops::Weight& op, EvalContext& ctx) {
   if (!ctx.options.weights) return absl::InvalidArgumentError("the graph reads a weight file, and none is given");
   SINTER_ASSIGN_OR_RETURN(Tensor tensor, ctx.options.weights(op.name));
   Tensor& out = ctx.results[0];
-  if (tensor.dtype != out.dtype || tensor.dims != out.dims || tensor.elems() != out.elems()) {
+  const bool rounds = IsFloat(tensor.dtype) && IsFloat(out.dtype);
+  if ((tensor.dtype != out.dtype && !rounds) || tensor.dims != out.dims || tensor.elems() != out.elems()) {
     return absl::InvalidArgumentError(absl::StrCat("expected ", Info(out.dtype).name, "[", absl::StrJoin(out.dims, ","),
                                                    "]; the weight file has ", Info(tensor.dtype).name, "[",
                                                    absl::StrJoin(tensor.dims, ","), "]"));
   }
-  out = std::move(tensor);
+  out.values = std::move(tensor.values);
   return absl::OkStatus();
 }
 

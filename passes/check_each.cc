@@ -294,8 +294,9 @@ const Graph* EntryBefore(const Module& before, absl::string_view name) {
 
 }  // namespace
 
-absl::Status CheckSameMeaning(const Module& before, const Module& after, const WeightReader& weights) {
-  EvalOptions options{.precision = Precision::kDouble};
+absl::Status CheckSameMeaning(const Module& before, const Module& after, const WeightReader& weights,
+                              Precision precision) {
+  EvalOptions options{.precision = precision};
   options.weights = weights ? weights : RandomWeights({&before, &after});
   for (GraphId id : after.entries()) {
     const Graph& entry = after.graph(id);

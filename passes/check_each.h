@@ -23,7 +23,8 @@ struct IndexRange {
 IndexRange IndexRangeOf(const Graph& graph, ValueId param, const IdMap<DimId, int64_t>& dims);
 
 // kAborted names the entry, the result, the place and the first value of the entry that differs. Without `weights` each
-// weight is random, of the type that the module declares.
-absl::Status CheckSameMeaning(const Module& before, const Module& after, const WeightReader& weights);
+// weight is random, of the type that the module declares. With Precision::kUnrounded roundings make no difference.
+absl::Status CheckSameMeaning(const Module& before, const Module& after, const WeightReader& weights,
+                              Precision precision = Precision::kDouble);
 
 }  // namespace sinter

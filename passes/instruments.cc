@@ -69,7 +69,8 @@ absl::Status Instruments::Check(const PassInfo& pass, bool changed, const Module
     if (!status.ok()) return absl::InternalError(absl::StrCat(status.message(), "\nafter pass ", pass.name));
   }
   if (options_.check_each) {
-    const absl::Status status = CheckSameMeaning(*before, after, options_.weights);
+    const absl::Status status =
+        CheckSameMeaning(*before, after, options_.weights, pass.rounds ? Precision::kUnrounded : Precision::kDouble);
     if (!status.ok())
       return absl::Status(status.code(), absl::StrCat("after pass ", pass.name, ": ", status.message()));
   }

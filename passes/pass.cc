@@ -9,11 +9,13 @@ namespace {
 
 constexpr PassInfo kPasses[] = {
 #define PASS(function, name, from, to, doc) {name, function, Stage::from, Stage::to, doc, nullptr},
+#define ROUNDING_PASS(function, name, doc) {name, function, Stage::kGraph, Stage::kGraph, doc, nullptr, true},
 #define RULES(function, name, doc) {name, RunRules<function>, Stage::kGraph, Stage::kGraph, doc, function},
 #define PASS_WITH_RULES(function, rules, name, doc) {name, function, Stage::kGraph, Stage::kGraph, doc, rules},
 #define PIPELINE(name, text)
 #include "passes/passes.inc"
 #undef PASS
+#undef ROUNDING_PASS
 #undef RULES
 #undef PASS_WITH_RULES
 #undef PIPELINE
@@ -26,11 +28,13 @@ struct PipelineRow {
 
 constexpr PipelineRow kPipelines[] = {
 #define PASS(function, name, from, to, doc)
+#define ROUNDING_PASS(function, name, doc)
 #define RULES(function, name, doc)
 #define PASS_WITH_RULES(function, rules, name, doc)
 #define PIPELINE(name, text) {#name, text},
 #include "passes/passes.inc"
 #undef PASS
+#undef ROUNDING_PASS
 #undef RULES
 #undef PASS_WITH_RULES
 #undef PIPELINE

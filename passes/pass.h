@@ -20,6 +20,7 @@ namespace sinter {
 
 struct PassContext {
   std::vector<const Target*> targets;  // weakest first, at least one
+  bool fast = false;                   // rows and weights may be rounded to the weights' precision
   // Of the pass that runs, for --stats:
   std::vector<RuleCount> rule_counts = {};
   std::vector<std::string> notes = {};
@@ -33,9 +34,11 @@ struct PassInfo {
   Stage from, to;
   absl::string_view doc;
   std::vector<Rule> (*rules)();  // that the pass applies; null: none
+  bool rounds = false;           // the pass may round values: the module means the same but for that
 };
 
 #define PASS(function, name, from, to, doc) absl::StatusOr<bool> function(Module& module, PassContext& context);
+#define ROUNDING_PASS(function, name, doc) PASS(function, name, kGraph, kGraph, doc)
 #define RULES(function, name, doc) std::vector<Rule> function();
 #define PASS_WITH_RULES(function, rules, name, doc)                    \
   absl::StatusOr<bool> function(Module& module, PassContext& context); \
@@ -43,6 +46,7 @@ struct PassInfo {
 #define PIPELINE(name, text)
 #include "passes/passes.inc"
 #undef PASS
+#undef ROUNDING_PASS
 #undef RULES
 #undef PASS_WITH_RULES
 #undef PIPELINE

@@ -169,8 +169,12 @@ class Selector {
     SINTER_RETURN_IF_ERROR(spec.status());
     ops::Kernel kernel{.body = {body.graph->id()}, .args = body.args, .family = spec->family, .barrier = true};
     if (spec->gemm) {
-      for (const Target* target : context_.targets)
-        kernel.tiles.push_back(TileText(*target, TileFor(*target, spec->gemm->shape)));
+      const GemmSpec& gemm = *spec->gemm;
+      const bool pairs = gemm.packing != nullptr && gemm.packing->depth > 1 && gemm.shape == TileShape::kOuter;
+      for (const Target* target : context_.targets) {
+        const TileShape shape = pairs && !MultipliesPairs(*target) ? TileShape::kHalves : gemm.shape;
+        kernel.tiles.push_back(TileText(*target, TileFor(*target, shape)));
+      }
     }
     const uint64_t hash = HashGraph(*body.graph);
     const auto general = general_.find(hash);
@@ -188,13 +192,14 @@ class Selector {
     return graph_.AddFields(Pack(std::move(kernel)), std::move(options));
   }
 
-  // The weight op that supplies `value` packed for a product; the value itself when it is no plain matrix of floats.
-  absl::StatusOr<ValueId> Packed(ValueId value, bool trans_b, std::string& pack) {
+  // The weight op that supplies b packed for a product; b itself when it is no plain matrix of floats.
+  absl::StatusOr<ValueId> Packed(const ops::Gemm& gemm, std::string& pack) {
+    const ValueId value = gemm.b;
     const auto weight = graph_.DefAs<ops::Weight>(value);
     const Type& type = graph_.type(value);
     if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsFloat(type.dtype) || type.dtype == DType::kF64)
       return value;
-    pack = trans_b ? "panel16" : "panel16_kn";
+    pack = !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
     ValueId& packed = packed_[{value, pack}];
     if (!packed.valid()) {
       AddOptions options;
@@ -205,6 +210,14 @@ class Selector {
       SINTER_ASSIGN_OR_RETURN(packed, graph_.Add(ops::Weight{.name = weight->name, .pack = pack}, std::move(options)));
     }
     return packed;
+  }
+
+  // Whether the rows of a product and those of its weight [N,K] consist of pairs of bf16.
+  bool HasPairs(const ops::Gemm& gemm) const {
+    const std::optional<View> rows = ResolveView(graph_, gemm.a);
+    return graph_.type(gemm.a).dtype == DType::kBF16 && graph_.type(gemm.b).dtype == DType::kBF16 && rows &&
+           rows->strides[rows->strides.size() - (gemm.trans_a ? 2 : 1)].is_one() &&
+           graph_.type(gemm.b).dims[1].constant() % 2 == 0;
   }
 
   // Rows of attention whose elements are not neighbours are copied first.
@@ -228,7 +241,7 @@ class Selector {
     SINTER_RETURN_IF_ERROR(ImportStored(body, gemm.a, id));
     if (IsQuantized(graph_.type(gemm.b).dtype)) return Import(body, gemm.b, id);  // no copy lies otherwise
     std::string pack;
-    SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm.b, gemm.trans_b, pack));
+    SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm, pack));
     if (!pack.empty()) {
       Alias(body, gemm.b, b, pack);
       return absl::OkStatus();
@@ -260,11 +273,27 @@ class Selector {
     return absl::OkStatus();
   }
 
-  // The merge_heads that alone reads a value: it is how the value is stored.
-  OpId MergeAfter(ValueId value) const {
+  // The op of a kind that alone reads a value.
+  OpId OnlyUse(ValueId value, OpKind kind) const {
     const auto& uses = graph_.value(value).uses;
-    const bool one = uses.size() == 1 && !graph_.IsResult(value) && id_is(uses[0].op, OpKind::kMergeHeads);
+    const bool one = uses.size() == 1 && !graph_.IsResult(value) && id_is(uses[0].op, kind);
     return one ? uses[0].op : OpId::None();
+  }
+
+  // What alone reads the result of an op and says how it is stored: merge_heads of attention, and a conversion of what
+  // attention or a norm makes.
+  std::vector<OpId> Stores(OpId id) const {
+    const OpKind kind = graph_.op(id).kind();
+    std::vector<OpId> stores;
+    if (kind == OpKind::kAttend) stores.push_back(OnlyUse(graph_.op(id).results[0], OpKind::kMergeHeads));
+    if (!stores.empty() && !stores[0].valid()) stores.clear();
+    if (kind != OpKind::kAttend && kind != OpKind::kRmsNorm && kind != OpKind::kLayerNorm) return stores;
+    const OpId last = stores.empty() ? id : stores[0];
+    const OpId convert = OnlyUse(graph_.op(last).results[0], OpKind::kConvert);
+    if (!convert.valid()) return stores;
+    const DType dtype = graph_.type(graph_.op(convert).results[0]).dtype;
+    if (IsFloat(dtype) && dtype != DType::kF64) stores.push_back(convert);
+    return stores;
   }
 
   absl::Status Lower(OpId id) {
@@ -281,10 +310,10 @@ class Selector {
       }
     }
     SINTER_RETURN_IF_ERROR(CloneInto(body, id));
-    const OpId merge = op.kind() == OpKind::kAttend ? MergeAfter(op.results[0]) : OpId::None();
-    if (merge.valid()) {
-      SINTER_RETURN_IF_ERROR(CloneInto(body, merge));
-      op.results = graph_.op(merge).results;
+    const std::vector<OpId> stores = Stores(id);
+    for (OpId store : stores) {
+      SINTER_RETURN_IF_ERROR(CloneInto(body, store));
+      op.results = graph_.op(store).results;
     }
     std::vector<ValueId> results;
     for (ValueId r : op.results) results.push_back(body.inside.at(r));
@@ -294,7 +323,7 @@ class Selector {
     if (!kernel.valid()) return absl::OkStatus();
     for (size_t i = 0; i < op.results.size(); ++i) graph_.ReplaceUses(op.results[i], graph_.op(kernel).results[i]);
     const std::string name = graph_.value(op.results[0]).name;
-    if (merge.valid()) graph_.Erase(merge);
+    for (size_t i = stores.size(); i-- > 0;) graph_.Erase(stores[i]);
     graph_.Erase(id);
     graph_.Rename(graph_.op(kernel).results[0], name);
     return absl::OkStatus();

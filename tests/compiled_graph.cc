@@ -194,15 +194,16 @@ WeightTensors RandomWeights(const Module& module, uint32_t seed) {
 }
 
 WeightRows RowsOf(const WeightTensors& weights) {
-  return [&weights](const std::string& name, int64_t begin, int64_t end, absl::Span<uint8_t> out) -> absl::Status {
+  return [&weights](const std::string& name, DType dtype, int64_t begin, int64_t end,
+                    absl::Span<uint8_t> out) -> absl::Status {
     const auto found = weights.find(name);
     if (found == weights.end()) return absl::NotFoundError(absl::StrCat("no weight ", name));
     const Tensor& tensor = found->second;
     const int64_t row = tensor.elems() / tensor.dims[0];
-    if (static_cast<int64_t>(out.size()) != ElemBytes(tensor.dtype, (end - begin) * row)) {
+    if (static_cast<int64_t>(out.size()) != ElemBytes(dtype, (end - begin) * row)) {
       return absl::InternalError(absl::StrCat("weight ", name, " was asked for in a span of another size"));
     }
-    Encode(tensor.dtype,
+    Encode(dtype,
            absl::MakeConstSpan(tensor.values)
                .subspan(static_cast<size_t>(begin * row), static_cast<size_t>((end - begin) * row)),
            out.data());

@@ -309,7 +309,7 @@ Outcome FuzzCase::Run(const FuzzPlan& plan, const FuzzObserver& observer) const 
 }
 
 Outcome FuzzCase::RunCode(const FuzzPlan& plan, const Module& planned) const {
-  const WeightRows rows = [this](const std::string& name, int64_t begin, int64_t end,
+  const WeightRows rows = [this](const std::string& name, DType, int64_t begin, int64_t end,
                                  absl::Span<uint8_t> out) -> absl::Status {
     const auto found = weights_.find(name);
     if (found == weights_.end()) return absl::NotFoundError(absl::StrCat("no weight ", name));

@@ -44,7 +44,7 @@ std::vector<std::string> GoldenFiles() {
 }
 
 struct Run {
-  std::string passes, targets = "avx2,avx512";
+  std::string passes, targets = "avx2,avx512", precision = "fast";
 };
 
 absl::StatusOr<Run> ParseRun(absl::string_view line) {
@@ -57,6 +57,8 @@ absl::StatusOr<Run> ParseRun(absl::string_view line) {
       run.passes = parts.second;
     } else if (parts.first == "--target") {
       run.targets = parts.second;
+    } else if (parts.first == "--precision") {
+      run.precision = parts.second;
     } else {
       return absl::InvalidArgumentError(absl::StrCat("unknown flag ", flag));
     }
@@ -68,6 +70,7 @@ absl::StatusOr<std::string> Opt(absl::string_view text, const std::string& file)
   SINTER_ASSIGN_OR_RETURN(const Run run, ParseRun(text.substr(0, text.find('\n'))));
   PassContext context;
   SINTER_ASSIGN_OR_RETURN(context.targets, ParseTargets(run.targets));
+  context.fast = run.precision == "fast";
   SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Module> module, Parse(text, file));
   SINTER_ASSIGN_OR_RETURN(const auto passes, ParsePipeline(run.passes, module->stage));
   PipelineOptions options;

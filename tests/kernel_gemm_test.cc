@@ -52,6 +52,24 @@ TEST_P(GemmKernels, PackedWeights) {
   Check(suite);
 }
 
+// Rows and weights of bf16 are multiplied in pairs, unless their number is odd.
+TEST_P(GemmKernels, PairsOfBf16) {
+  KernelSuite suite("dim M in 1..200");
+  SomeM some;
+  for (int64_t n : kN) {
+    for (int64_t k : {2, 7, 8, 30, 64, 100}) {
+      for (const char* m : {"1", "5", "M"}) {
+        const std::string dims = absl::StrCat(n, ",", k);
+        suite.Add(absl::StrCat("(%x: bf16[", m, ",", k, "]) -> (f32[", m, ",", n, "]) {\n  %w = weight \"", dims,
+                               "\" : bf16[", dims, "]\n  %y = gemm %x, %w {trans_b=true} : f32[", m, ",", n,
+                               "]\n  return %y\n}"),
+                  *m == 'M' ? some.Runs(n * k) : std::vector<KernelRun>{{}}, {}, "gemm");
+      }
+    }
+  }
+  Check(suite);
+}
+
 // One row (the gemv tile) and numbers of rows that are known.
 TEST_P(GemmKernels, KnownNumbersOfRows) {
   KernelSuite suite;

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "passes/pipeline.h"
 #include "runtime/generate.h"
 #include "tests/compiled_graph.h"
 #include "tests/heap_counter.h"
@@ -43,9 +44,17 @@ class TinyRun {
     EXPECT_TRUE(made.ok()) << made.status();
     return made.ok() ? (*made)->module() : nullptr;
   }
+  // From here on the model computes as --precision=fast does for a target that multiplies pairs of bf16.
+  void RoundToBf16() {
+    PassContext context{.targets = {FindTarget("avx512_bf16")}, .fast = true};
+    const auto passes = ParsePipeline("canonicalize,dots-to-gemm,round-to-bf16", Stage::kGraph);
+    ASSERT_TRUE(passes.ok()) << passes.status();
+    const auto records = RunPipeline(*model_.module, *passes, context, {.check_each = true, .repro_path = ""});
+    ASSERT_TRUE(records.ok() && records->back().changed) << records.status();
+  }
   WeightRows Rows() const {
-    return [this](const std::string& name, int64_t begin, int64_t end, absl::Span<uint8_t> out) {
-      return model_.weights->Read(name, begin, end, out);
+    return [this](const std::string& name, DType dtype, int64_t begin, int64_t end, absl::Span<uint8_t> out) {
+      return model_.weights->Read(name, dtype, begin, end, out);
     };
   }
 
@@ -199,6 +208,32 @@ TEST_P(ModelTest, HalfPrecisionCache) {
     const double distance = Distance(single.Evaluated(kIds, Precision::kDouble), exact);
     EXPECT_GT(distance, 1e-6);
     EXPECT_LT(distance, 5e-3);
+  }
+}
+
+// Every target computes with the values that are rounded for those that multiply pairs of bf16. What that does to the
+// logits, relative to the largest, is what README.md states.
+TEST_P(ModelTest, RowsAndWeightsRoundedToBf16) {
+  for (const char* architecture : {"llama", "gpt2"}) {
+    for (const auto type : {GgufWriter::kF16, GgufWriter::kBF16}) {
+      TinyRun run({.architecture = architecture, .type = type}, kSmall);
+      const Tensor exact = run.Evaluated(kIds, Precision::kDouble);
+      run.RoundToBf16();
+      const Tensor rounded = run.Evaluated(kIds, Precision::kDouble);
+      EXPECT_GT(Distance(rounded, exact), 1e-4);
+      EXPECT_LT(Distance(rounded, exact), 5e-2);
+      EXPECT_LT(Distance(run.Evaluated(kIds, Precision::kUnrounded), exact), 1e-12);
+      for (const char* passes : {"O0", "O1", "O2"}) {
+        SCOPED_TRACE(absl::StrCat(architecture, " ", passes));
+        const auto module = Compile(run, passes);
+        ASSERT_NE(module, nullptr);
+        // An f32 rounding may tip one bf16 element of a row.
+        EXPECT_LT(Distance(AsTensor(Session(module, 1).Prefill(kIds), std::ssize(kIds)), rounded), 2e-3);
+        const std::vector<float> single = Session(module, 1).OneByOne(kIds);
+        EXPECT_LT(Distance(AsTensor(single, std::ssize(kIds)), rounded), 2e-3);
+        EXPECT_TRUE(SameBits(Session(module, 2).OneByOne(kIds), single));
+      }
+    }
   }
 }
 

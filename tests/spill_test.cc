@@ -88,16 +88,19 @@ struct SpillCase {
   const char* preset;
   const char* pipeline;
   absl::string_view target;
+  bool fast;
 };
 
 class SpillTest : public testing::TestWithParam<SpillCase> {};
 
-// Runs `passes` on a module and holds every kernel of it to the check; the families that there are.
-std::set<std::string> CheckKernels(Module& module, absl::string_view passes, const Target& target) {
+// Runs `passes` on a module and holds every kernel of it to the check; the families that there are. `fast`: the module
+// is for a target that multiplies pairs of bf16, too.
+std::set<std::string> CheckKernels(Module& module, absl::string_view passes, const Target& target, bool fast = false) {
   std::set<std::string> families;
   const auto pipeline = ParsePipeline(passes, Stage::kGraph);
   EXPECT_TRUE(pipeline.ok()) << pipeline.status();
-  PassContext context{{&target}};
+  PassContext context{.targets = {&target}, .fast = fast};
+  if (fast && !MultipliesPairs(target)) context.targets.push_back(FindTarget("avx512_bf16"));
   PipelineOptions options;
   options.repro_path = "";
   const auto records = RunPipeline(module, *pipeline, context, options);
@@ -131,7 +134,7 @@ TEST_P(SpillTest, NoKernelSpillsVectors) {
   const SpillCase& c = GetParam();
   auto model = OpenModel(absl::StrCat("preset:", c.preset));
   ASSERT_TRUE(model.ok()) << model.status();
-  const std::set<std::string> families = CheckKernels(*model->module, c.pipeline, *FindTarget(c.target));
+  const std::set<std::string> families = CheckKernels(*model->module, c.pipeline, *FindTarget(c.target), c.fast);
   for (const char* family : {"gemm", "attend"}) {
     EXPECT_EQ(families.contains(family), std::string(c.pipeline) == "O2") << family;
   }
@@ -170,16 +173,23 @@ std::vector<SpillCase> Cases() {
   for (const char* preset : {"smallmind", "stories15m", "stories15m:f16", "gpt2-124m", "gpt2-124m:f16",
                              "tinyllama-1.1b:f16", "tinyllama-1.1b:bf16"}) {
     for (const char* pipeline : {"O0", "O2"}) {
-      for (const Target& target : AllTargets()) cases.push_back({preset, pipeline, target.name});
+      for (const Target& target : AllTargets()) {
+        cases.push_back({preset, pipeline, target.name, false});
+        const bool narrow = absl::StrContains(preset, "f16");
+        if (narrow && std::string(pipeline) == "O2") cases.push_back({preset, pipeline, target.name, true});
+      }
     }
   }
   return cases;
 }
 
-void PrintTo(const SpillCase& c, std::ostream* out) { *out << c.preset << " " << c.pipeline << " " << c.target; }
+void PrintTo(const SpillCase& c, std::ostream* out) {
+  *out << c.preset << " " << c.pipeline << " " << c.target << (c.fast ? " fast" : "");
+}
 
 INSTANTIATE_TEST_SUITE_P(Models, SpillTest, testing::ValuesIn(Cases()), [](const auto& test) {
-  std::string name = absl::StrCat(test.param.preset, "_", test.param.pipeline, "_", test.param.target);
+  std::string name =
+      absl::StrCat(test.param.preset, "_", test.param.pipeline, "_", test.param.target, test.param.fast ? "_fast" : "");
   std::replace_if(
       name.begin(), name.end(), [](char c) { return c == '-' || c == ':' || c == '.'; }, '_');
   return name;

@@ -29,29 +29,48 @@ TEST(Weights, ReadRowsOfAFile) {
   EXPECT_EQ(info->dims, (std::vector<int64_t>{32, 64}));
   std::vector<uint16_t> rows(2 * 64);
   const absl::Span<uint8_t> bytes(reinterpret_cast<uint8_t*>(rows.data()), rows.size() * 2);
-  ASSERT_TRUE(weights.Read("blk.1.attn_k.weight", 30, 32, bytes).ok());
+  ASSERT_TRUE(weights.Read("blk.1.attn_k.weight", DType::kF16, 30, 32, bytes).ok());
   const std::vector<float>& expected = tiny.Find("blk.1.attn_k.weight")->values;
   for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(HalfToFloat(rows[i]), expected[30 * 64 + i]);
   weights.Done("blk.1.attn_k.weight");
   weights.Done("nothing");
-  ASSERT_TRUE(weights.Read("blk.1.attn_k.weight", 30, 32, bytes).ok()) << "dropped pages can be read again";
+  ASSERT_TRUE(weights.Read("blk.1.attn_k.weight", DType::kF16, 30, 32, bytes).ok())
+      << "dropped pages can be read again";
   EXPECT_EQ(HalfToFloat(rows[5]), expected[30 * 64 + 5]);
 
   const auto code = [&](const char* name, int64_t begin, int64_t end, size_t size) {
-    return weights.Read(name, begin, end, bytes.first(size)).code();
+    return weights.Read(name, DType::kF16, begin, end, bytes.first(size)).code();
   };
   EXPECT_EQ(code("nothing", 0, 1, 128), absl::StatusCode::kNotFound);
   EXPECT_EQ(code("blk.1.attn_k.weight", -1, 1, 256), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(code("blk.1.attn_k.weight", 31, 33, 256), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(code("blk.1.attn_k.weight", 2, 1, 0), absl::StatusCode::kOutOfRange);
   EXPECT_EQ(code("blk.1.attn_k.weight", 0, 1, 127), absl::StatusCode::kOutOfRange);
-  EXPECT_TRUE(weights.Read("blk.1.attn_k.weight", 32, 32, {}).ok());
+  EXPECT_TRUE(weights.Read("blk.1.attn_k.weight", DType::kF16, 32, 32, {}).ok());
+  EXPECT_EQ(weights.Read("blk.1.attn_k.weight", DType::kQ8_0, 30, 32, bytes).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+// Of floats any other float type can be asked for; elements are rounded to it.
+TEST(Weights, AreRoundedToAnotherType) {
+  const TinyModel tiny = MakeTinyModel({.type = GgufWriter::kF16});
+  const TestFile file(tiny.File(), "weights.gguf");
+  const auto model = OpenModel(file.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const std::vector<float>& expected = tiny.Find("blk.1.attn_k.weight")->values;
+  for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF64}) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(dtype, 2 * 64)));
+    ASSERT_TRUE((*model).weights->Read("blk.1.attn_k.weight", dtype, 30, 32, absl::MakeSpan(bytes)).ok());
+    std::vector<double> values(2 * 64);
+    Decode(dtype, bytes.data(), absl::MakeSpan(values));
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], RoundTo(dtype, double{expected[30 * 64 + i]}));
+  }
 }
 
 std::vector<uint8_t> Rows(const WeightSource& source, const std::string& name, int64_t begin, int64_t end) {
   const TensorInfo info = *source.Find(name);
   std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(info.dtype, info.row_elems()) * (end - begin)));
-  EXPECT_TRUE(source.Read(name, begin, end, absl::MakeSpan(bytes)).ok());
+  EXPECT_TRUE(source.Read(name, info.dtype, begin, end, absl::MakeSpan(bytes)).ok());
   return bytes;
 }
 
@@ -87,12 +106,13 @@ TEST(Presets, HaveWeightsThatDoNotDependOnHowTheyAreRead) {
     const std::vector<uint8_t> whole = Rows(**source, "token_embd.weight", 500, 3100);
     std::vector<uint8_t> pieces(whole.size());
     const size_t row = whole.size() / 2600;
+    const DType dtype = (*source)->Find("token_embd.weight")->dtype;
     std::vector<std::thread> threads;
     for (int64_t piece = 0; piece < 4; ++piece) {
       threads.emplace_back([&, piece] {
         const absl::Span<uint8_t> out =
             absl::MakeSpan(pieces).subspan(static_cast<size_t>(piece) * 650 * row, 650 * row);
-        EXPECT_TRUE((*source)->Read("token_embd.weight", 500 + piece * 650, 500 + (piece + 1) * 650, out).ok());
+        EXPECT_TRUE((*source)->Read("token_embd.weight", dtype, 500 + piece * 650, 500 + (piece + 1) * 650, out).ok());
       });
     }
     for (std::thread& thread : threads) thread.join();

@@ -97,7 +97,8 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
       ->type_name("TYPE")
       ->check(CLI::IsMember({"f32", "f16", "q8_0"}));
   app.add_option("--precision", flags.precision,
-                 "fast lets kernels round activations to the weights' precision; exact is f32 throughout")
+                 "fast rounds rows and weights of products with f16 or bf16 weights to bf16, for CPUs that multiply "
+                 "those twice as fast; exact is f32 throughout")
       ->type_name("MODE")
       ->check(CLI::IsMember({"fast", "exact"}))
       ->capture_default_str();
@@ -196,6 +197,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
                                                   absl::Span<const PassInfo* const> passes) {
   PassContext context;
   SINTER_ASSIGN_OR_RETURN(context.targets, ParseTargets(TargetsFor(source, flags)));
+  context.fast = flags.precision == "fast";
   PipelineOptions options;
   for (const std::string& pass : flags.disable) {
     if (!pass.empty()) options.disable.push_back(pass);
@@ -206,7 +208,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
   options.explain = flags.explain;
   options.check_each = flags.check_each;
   if (source.weights != nullptr) options.weights = MakeWeightReader(*source.weights);
-  options.command = absl::StrCat("sinter opt --target=", TargetsFor(source, flags));
+  options.command = absl::StrCat("sinter opt --target=", TargetsFor(source, flags), " --precision=", flags.precision);
   options.out = [](absl::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };
   ProgressLine progress;
   int64_t done = 0;
@@ -282,9 +284,8 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
   options.progress = [&](absl::string_view what, int64_t done, int64_t total) { progress.Update(what, done, total); };
   if (source.weights != nullptr) {
     const WeightSource& weights = *source.weights;
-    options.weights = [&weights](const std::string& name, int64_t begin, int64_t end, absl::Span<uint8_t> out) {
-      return weights.Read(name, begin, end, out);
-    };
+    options.weights = [&weights](const std::string& name, DType dtype, int64_t begin, int64_t end,
+                                 absl::Span<uint8_t> out) { return weights.Read(name, dtype, begin, end, out); };
     options.weight_done = [&weights](const std::string& name) { weights.Done(name); };
   }
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(output));
