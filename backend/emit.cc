@@ -40,7 +40,8 @@ Int GrainsOf(VectorBuilder& b, const KernelSpec& spec) {
   return grains;
 }
 
-void ForGrains(VectorBuilder& b, const KernelSpec& spec, const std::function<void(std::vector<Int> block)>& body) {
+void ForGrainsTogether(VectorBuilder& b, const KernelSpec& spec, int together,
+                       const std::function<void(std::vector<std::vector<Int>> blocks)>& body) {
   const std::vector<Int> blocks = BlocksOf(b, spec.extent);
   const auto is_one = [&](size_t i) {
     int64_t count;
@@ -51,14 +52,31 @@ void ForGrains(VectorBuilder& b, const KernelSpec& spec, const std::function<voi
     if (!is_one(i)) cut.push_back(i);
   }
   std::stable_partition(cut.begin(), cut.end(), [&](size_t i) { return !spec.extent[i].fastest; });
-  b.For(b.Begin(), b.End(), 1, {}, [&](Int grain) {
+  const auto block_of = [&](Int grain) {
     std::vector<Int> block(blocks.size(), b.Const(0));
     for (size_t i = cut.size(); i-- > 0;) {
       block[cut[i]] = i == 0 ? grain : b.Rem(grain, blocks[cut[i]]);
       if (i > 0) grain = b.Div(grain, blocks[cut[i]]);
     }
-    body(std::move(block));
-  });
+    return block;
+  };
+  const auto groups_of = [&](int count, Int begin, Int end) {
+    b.For(begin, end, count, {}, [&](Int grain) {
+      std::vector<std::vector<Int>> group;
+      for (int i = 0; i < count; ++i) group.push_back(block_of(b.Add(grain, b.Const(i))));
+      body(std::move(group));
+    });
+  };
+  Int rest = b.Begin();
+  if (together > 1 && !cut.empty()) {
+    rest = b.Sub(b.End(), b.Rem(b.Sub(b.End(), b.Begin()), b.Const(together)));
+    groups_of(together, b.Begin(), rest);
+  }
+  groups_of(1, rest, b.End());
+}
+
+void ForGrains(VectorBuilder& b, const KernelSpec& spec, const std::function<void(std::vector<Int> block)>& body) {
+  ForGrainsTogether(b, spec, 1, [&](std::vector<std::vector<Int>> blocks) { body(std::move(blocks[0])); });
 }
 
 Int RestOf(VectorBuilder& b, Int size, Int first, int64_t block) {

@@ -24,6 +24,9 @@ Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& in
 Int GrainsOf(VectorBuilder& b, const KernelSpec& spec);
 // Does the grains from b.Begin() to b.End(); `block` has the number of the grain's block of each factor of the extent.
 void ForGrains(VectorBuilder& b, const KernelSpec& spec, const std::function<void(std::vector<Int> block)>& body);
+// The same, so many grains at a time while there are as many, then one at a time.
+void ForGrainsTogether(VectorBuilder& b, const KernelSpec& spec, int together,
+                       const std::function<void(std::vector<std::vector<Int>> blocks)>& body);
 // min(block, size - first), where `first` is a multiple of the block: a number when all blocks are alike.
 Int RestOf(VectorBuilder& b, Int size, Int first, int64_t block);
 // As VectorBuilder::For takes the values that a loop carries.

@@ -1,6 +1,9 @@
 // Families map, row and move: for each row (all axes but the last), passes over the inner axis. A pass computes the
 // reductions whose operands need no later reduction; the last pass stores. Values that do not depend on the inner axis
 // are computed once a row, as splats; values that do are recomputed in each pass that needs them.
+//
+// Where a grain is one row that is reduced, two rows go side by side: one's chain of reductions runs in the shadow of
+// the other's, and what both read (the weights of a norm) is loaded once. Each row is computed as it would be alone.
 #include <algorithm>
 #include <functional>
 #include <limits>
@@ -64,6 +67,13 @@ class RowEmitter {
   }
 
   void Emit() {
+    const bool one_row = std::all_of(spec_.blocks.begin(), spec_.blocks.end() - 1, [](int64_t b) { return b == 1; });
+    if (!reductions_.empty() && one_row) {
+      from_ = b_.Const(0);
+      to_ = sizes_[inner_];
+      return ForGrainsTogether(b_, kernel_, kRowsTogether,
+                               [&](std::vector<std::vector<Int>> rows) { RowsTogether(rows); });
+    }
     ForGrains(b_, kernel_, [&](std::vector<Int> index) {
       if (spec_.blocks[inner_] == kWholeAxis) {
         from_ = b_.Const(0);
@@ -77,13 +87,34 @@ class RowEmitter {
   }
 
  private:
+  static constexpr int kRowsTogether = 2;
+  static constexpr int kSampled = 2;  // vectors of a row near whose mean its moments are taken
+
+  std::vector<absl::flat_hash_map<ValueId, Lanes>> Known() const {
+    return std::vector<absl::flat_hash_map<ValueId, Lanes>>(group_.size() + 1);
+  }
+
   // A place along the inner axis. `mask` limits the lanes, `count` says how many elements are left.
   struct Place {
     Int at;
     const Mask* mask;
     Int count;
-    absl::flat_hash_map<ValueId, Lanes> known;
+    std::vector<absl::flat_hash_map<ValueId, Lanes>> known;  // of each row, then of all
   };
+
+  // What is known of one of the rows.
+  struct RowState {
+    absl::flat_hash_map<ValueId, Ptr> addresses;
+    absl::flat_hash_map<ValueId, Lanes> values;  // those that do not vary along it, as splats
+    absl::flat_hash_map<ValueId, Int> limits;    // of a causal mask: the row's position
+    std::vector<Ptr> stores;
+  };
+  RowState& row() { return group_[row_]; }
+  const RowState& row() const { return group_[row_]; }
+  void ForEachRow(const std::function<void()>& body) {
+    for (row_ = 0; row_ < group_.size(); ++row_) body();
+    row_ = 0;
+  }
 
   // What the block numbered `at` of an axis covers.
   std::pair<Int, Int> Block(size_t axis, Int at) {
@@ -94,7 +125,7 @@ class RowEmitter {
 
   // The rows of a grain: `index` holds blocks of the outer axes from `axis` on, places before it.
   void Rows(const std::vector<Int>& index, size_t axis) {
-    if (axis == inner_) return Row(index);
+    if (axis == inner_) return RowsTogether({index});
     if (spec_.blocks[axis] == 1) return Rows(index, axis + 1);
     const auto [first, end] = Block(axis, index[axis]);
     b_.For(first, end, 1, {}, [&](Int row) {
@@ -104,24 +135,32 @@ class RowEmitter {
     });
   }
 
-  void Row(const std::vector<Int>& index) {
-    rows_.clear();
-    limits_.clear();
-    addresses_.clear();
+  // Rows side by side; what is decided of them is the same for each.
+  void RowsTogether(const std::vector<std::vector<Int>>& indices) {
+    group_.assign(indices.size(), {});
     kept_ = ValueId::None();
     // Addresses before the passes, so that they stay out of the inner loops.
-    for (const auto& [value, access] : SortedLeaves()) addresses_[value] = AddressOf(b_, *access, index);
-    std::vector<Ptr> stores;
-    for (const RowSpec::Store& store : spec_.stores) stores.push_back(AddressOf(b_, store.to, index));
+    ForEachRow([&] {
+      const std::vector<Int>& index = indices[row_];
+      for (const auto& [value, access] : SortedLeaves()) row().addresses[value] = AddressOf(b_, *access, index);
+      for (const RowSpec::Store& store : spec_.stores) row().stores.push_back(AddressOf(b_, store.to, index));
+    });
 
     std::vector<OpId> left = reductions_;
     while (!left.empty()) {
       std::vector<OpId> now, later;
       for (OpId id : left) (Ready(graph_.op(id).fields.operands[0]) ? now : later).push_back(id);
-      const ValueId kept = later.empty() ? KeptOf(now) : ValueId::None();
-      Reduce(now, kept, kept.valid() ? stores[0] : Ptr{});
-      if (kept.valid()) addresses_[kept_ = kept] = stores[0];
       left = std::move(later);
+      if (const auto variance = VarianceAround(now, left); variance != left.end()) {
+        Moments(now[0], *variance);
+        left.erase(variance);
+        continue;
+      }
+      const ValueId kept = left.empty() ? KeptOf(now) : ValueId::None();
+      Reduce(now, kept);
+      if (!kept.valid()) continue;
+      kept_ = kept;
+      ForEachRow([&] { row().addresses[kept] = row().stores[0]; });
     }
     std::vector<size_t> element_stores;
     for (size_t i = 0; i < spec_.stores.size(); ++i) {
@@ -129,13 +168,15 @@ class RowEmitter {
       if (Varies(store.value) || !store.to.strides[inner_].is_const() || store.to.strides[inner_].constant() != 0) {
         element_stores.push_back(i);
       } else {
-        StoreRow(store, stores[i]);
+        ForEachRow([&] { StoreRow(store, row().stores[i]); });
       }
     }
     if (element_stores.empty()) return;
-    for (size_t i : element_stores) Hoist(spec_.stores[i].value);
+    ForEachRow([&] {
+      for (size_t i : element_stores) Hoist(spec_.stores[i].value);
+    });
     Pass(1, {}, [&](Place& place, size_t) {
-      for (size_t i : element_stores) StoreAt(spec_.stores[i], stores[i], place);
+      for (size_t i : element_stores) StoreAt(spec_.stores[i], row().stores[i], place);
     });
   }
 
@@ -174,7 +215,7 @@ class RowEmitter {
   bool IsHeavy(ValueId value) const {
     static constexpr OpKind kPolynomials[] = {OpKind::kExp, OpKind::kLog, OpKind::kTanh, OpKind::kErf};
     const OpData* def = DefOf(value);
-    if (def == nullptr || rows_.contains(value) || spec_.leaves.contains(value)) return false;
+    if (def == nullptr || row().values.contains(value) || spec_.leaves.contains(value)) return false;
     if (std::find(std::begin(kPolynomials), std::end(kPolynomials), def->kind()) != std::end(kPolynomials)) return true;
     return std::any_of(def->fields.operands.begin(), def->fields.operands.end(),
                        [this](ValueId v) { return v.valid() && IsHeavy(v); });
@@ -182,12 +223,22 @@ class RowEmitter {
 
   // Whether a value takes nothing along the inner axis but `from`.
   bool NeedsOnly(ValueId value, ValueId from) const {
-    if (value == from || rows_.contains(value)) return true;
+    if (value == from || row().values.contains(value)) return true;
     const OpData* def = DefOf(value);
     if (spec_.leaves.contains(value)) return !Varies(value);
     if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return true;
     return std::all_of(def->fields.operands.begin(), def->fields.operands.end(),
                        [&](ValueId v) { return !v.valid() || NeedsOnly(v, from); });
+  }
+
+  // Whether it is a leaf that all rows read at the same place.
+  bool IsSameInRows(ValueId value) const {
+    const auto leaf = spec_.leaves.find(value);
+    if (leaf == spec_.leaves.end() || leaf->second.gather || IsKind(value, OpKind::kCausalMask)) return false;
+    if (IsKind(value, OpKind::kRope) || value == kept_) return false;
+    const std::vector<DimExpr>& strides = leaf->second.strides;
+    return std::all_of(strides.begin(), strides.begin() + static_cast<int64_t>(inner_),
+                       [](const DimExpr& stride) { return stride.is_const() && stride.constant() == 0; });
   }
 
   // What the last reductions take, when it costs a polynomial and all that is stored follows from it: it is kept where
@@ -206,7 +257,7 @@ class RowEmitter {
 
   // Whether every reduction that a value needs is done.
   bool Ready(ValueId value) const {
-    if (rows_.contains(value) || spec_.leaves.contains(value)) return true;
+    if (row().values.contains(value) || spec_.leaves.contains(value)) return true;
     const OpData* def = DefOf(value);
     if (def == nullptr || def->kind() == OpKind::kConstant) return true;
     if (def->def().Has(kReduce)) return false;
@@ -217,8 +268,8 @@ class RowEmitter {
   // Walks the inner axis: `chains` vectors a round where they fit whole, then single ones, the last one masked.
   void Pass(int chains, const std::vector<Handle*>& carried, const std::function<void(Place&, size_t chain)>& body) {
     const auto visit = [&](Int at, const Mask* mask, size_t chain) {
-      Place place{at, mask, b_.Sub(to_, at), {}};
-      body(place, chain);
+      Place place{at, mask, b_.Sub(to_, at), Known()};
+      ForEachRow([&] { body(place, chain); });
     };
     const auto whole = [&](Int from, int64_t round) {  // where whole rounds from `from` on end
       return b_.Add(from, b_.Mul(b_.Div(b_.Sub(to_, from), b_.Const(round)), b_.Const(round)));
@@ -249,36 +300,94 @@ class RowEmitter {
   // Computes, before a pass, every part of a value that does not vary along the inner axis.
   void Hoist(ValueId value) {
     const OpData* def = DefOf(value);
-    if (rows_.contains(value) || (def != nullptr && def->kind() == OpKind::kConstant)) return;
+    if (row().values.contains(value) || (def != nullptr && def->kind() == OpKind::kConstant)) return;
     if (!Varies(value)) {
-      Place place{b_.Const(0), nullptr, sizes_[inner_], {}};
-      rows_[value] = At(value, place);
+      Place place{b_.Const(0), nullptr, sizes_[inner_], Known()};
+      row().values[value] = At(value, place);
     } else if (IsKind(value, OpKind::kCausalMask)) {
-      limits_[value] = b_.LoadIndex(spec_.leaves.at(value).dtype, addresses_.at(value));
+      row().limits[value] = b_.LoadIndex(spec_.leaves.at(value).dtype, row().addresses.at(value));
     } else if (!spec_.leaves.contains(value)) {
       for (ValueId v : def->fields.operands) Hoist(v);
     }
   }
 
-  // `kept`: the operand of the one op, if it is to be stored in the row at `row`.
-  void Reduce(const std::vector<OpId>& ops, ValueId kept, Ptr row) {
+  // The variance around the mean that is the only one of `now`, which Moments computes with it; or left.end().
+  std::vector<OpId>::const_iterator VarianceAround(const std::vector<OpId>& now, const std::vector<OpId>& left) const {
+    int64_t size;
+    if (now.size() != 1 || graph_.op(now[0]).kind() != OpKind::kMean) return left.end();
+    if (!b_.IsConst(sizes_[inner_], &size) || size < kSampled * b_.lanes()) return left.end();
+    return std::find_if(left.begin(), left.end(), [&](OpId id) {
+      const auto square = graph_.DefAs<ops::Mul>(graph_.op(id).fields.operands[0]);
+      if (graph_.op(id).kind() != OpKind::kMean || !square || square->a != square->b) return false;
+      const auto distance = graph_.DefAs<ops::Sub>(square->a);
+      return distance && distance->a == graph_.op(now[0]).fields.operands[0] &&
+             distance->b == graph_.op(now[0]).results[0];
+    });
+  }
+
+  // The mean of x and the variance around it in one pass. With s near x, d = x - s and e the mean of d: the mean is
+  // s + e, the variance mean(d * d) - e * e. s is the mean of the first elements, a count / kSampled * lanes of them,
+  // so that e * e is at most that many times the variance: as many roundings may be left of it, and of rows whose first
+  // elements are like the others no more than of two passes.
+  void Moments(OpId mean, OpId variance) {
+    const size_t chains = static_cast<size_t>(b_.target().registers / 16), rows = group_.size();
+    const ValueId x = graph_.op(mean).fields.operands[0];
+    std::vector<Vec> around(rows), sums(rows * chains, b_.Splat(0.0)), squares(rows * chains, b_.Splat(0.0));
+    ForEachRow([&] {
+      Hoist(x);
+      Vec sum;
+      for (int i = 0; i < kSampled; ++i) {
+        const Int at = b_.Const(int64_t{i} * b_.lanes());
+        Place place{at, nullptr, b_.Sub(to_, at), Known()};
+        const Vec first = At(x, place).floats;
+        sum = i == 0 ? first : b_.Add(sum, first);
+      }
+      around[row_] = b_.Mul(b_.ReduceAdd(sum), b_.Splat(1.0 / (kSampled * b_.lanes())));
+    });
+    std::vector<Handle*> carried = Carry(sums);
+    for (Handle* square : Carry(squares)) carried.push_back(square);
+    Pass(static_cast<int>(chains), carried, [&](Place& place, size_t chain) {
+      Vec d = b_.Sub(At(x, place).floats, around[row_]);
+      if (place.mask != nullptr) d = b_.Select(*place.mask, d, b_.Splat(0.0));
+      Vec &sum = sums[row_ * chains + chain], &square = squares[row_ * chains + chain];
+      sum = b_.Add(sum, d);
+      square = b_.Fma(d, d, square);
+    });
+    ForEachRow([&] {
+      const Vec d = b_.Div(Total(&sums[row_ * chains], chains, OpKind::kMean), CountOfRow());
+      const Vec dd = b_.Div(Total(&squares[row_ * chains], chains, OpKind::kMean), CountOfRow());
+      row().values[graph_.op(mean).results[0]] = Lanes::Of(b_.Add(around[row_], d));
+      row().values[graph_.op(variance).results[0]] = Lanes::Of(b_.Sub(dd, b_.Mul(d, d)));
+    });
+  }
+
+  // The accumulators of the chains of one row, joined, in every lane.
+  Vec Total(Vec* s, size_t chains, OpKind kind) {
+    const bool max = kind == OpKind::kMax;
+    for (size_t half = chains / 2; half > 0; half /= 2) {
+      for (size_t c = 0; c < half; ++c) s[c] = max ? b_.Max(s[c], s[c + half]) : b_.Add(s[c], s[c + half]);
+    }
+    return max ? b_.ReduceMax(s[0]) : b_.ReduceAdd(s[0]);
+  }
+
+  // `kept`: the operand of the one op, if it is to be stored where the result goes.
+  void Reduce(const std::vector<OpId>& ops, ValueId kept) {
     // Chains of accumulators hide the latency of additions; polynomials fill the registers by themselves.
     const bool heavy =
         std::any_of(ops.begin(), ops.end(), [this](OpId id) { return IsHeavy(graph_.op(id).fields.operands[0]); });
     const size_t chains = heavy ? static_cast<size_t>(b_.target().registers / 16) : 4;
-    for (OpId id : ops) Hoist(graph_.op(id).fields.operands[0]);
+    ForEachRow([&] {
+      for (OpId id : ops) Hoist(graph_.op(id).fields.operands[0]);
+    });
     const auto neutral = [&](OpId id) {
       return b_.Splat(graph_.op(id).kind() == OpKind::kMax ? -std::numeric_limits<double>::infinity() : 0.0);
     };
-    std::vector<Vec> sums(ops.size() * chains);
-    std::vector<Handle*> carried;
-    for (size_t i = 0; i < sums.size(); ++i) {
-      sums[i] = neutral(ops[i / chains]);
-      carried.push_back(&sums[i]);
-    }
-    Pass(static_cast<int>(chains), carried, [&](Place& place, size_t chain) {
+    std::vector<Vec> sums;  // of each op, of each row, of each chain
+    for (OpId id : ops) sums.insert(sums.end(), group_.size() * chains, neutral(id));
+    const auto sums_of = [&](size_t op) { return &sums[(op * group_.size() + row_) * chains]; };
+    Pass(static_cast<int>(chains), Carry(sums), [&](Place& place, size_t chain) {
       for (size_t i = 0; i < ops.size(); ++i) {
-        Vec& sum = sums[i * chains + chain];
+        Vec& sum = sums_of(i)[chain];
         const ValueId operand = graph_.op(ops[i]).fields.operands[0];
         if (graph_.op(ops[i]).kind() == OpKind::kMax) {
           Vec x = At(operand, place).floats;
@@ -288,53 +397,49 @@ class RowEmitter {
         }
         // A sum of products is a chain of fused multiply-adds.
         const OpData* product = DefOf(operand);
-        const bool fuse = product != nullptr && product->kind() == OpKind::kMul && !rows_.contains(operand);
+        const bool fuse = product != nullptr && product->kind() == OpKind::kMul && !row().values.contains(operand);
         if (fuse && place.mask == nullptr) {
           sum =
               b_.Fma(At(product->fields.operands[0], place).floats, At(product->fields.operands[1], place).floats, sum);
           continue;
         }
         Vec x = At(operand, place).floats;
-        if (kept.valid()) b_.Store(DType::kF32, b_.Offset(row, DType::kF32, place.at), x, place.mask);
+        if (kept.valid()) b_.Store(DType::kF32, b_.Offset(row().stores[0], DType::kF32, place.at), x, place.mask);
         if (place.mask != nullptr) x = b_.Select(*place.mask, x, b_.Splat(0.0));
         sum = b_.Add(sum, x);
       }
     });
-    for (size_t i = 0; i < ops.size(); ++i) {
-      Vec* s = &sums[i * chains];
-      const OpKind kind = graph_.op(ops[i]).kind();
-      const auto join = [&](Vec x, Vec y) { return kind == OpKind::kMax ? b_.Max(x, y) : b_.Add(x, y); };
-      for (size_t half = chains / 2; half > 0; half /= 2) {
-        for (size_t c = 0; c < half; ++c) s[c] = join(s[c], s[c + half]);
+    ForEachRow([&] {
+      for (size_t i = 0; i < ops.size(); ++i) {
+        const OpKind kind = graph_.op(ops[i]).kind();
+        Vec total = Total(sums_of(i), chains, kind);
+        if (kind == OpKind::kMean) total = b_.Div(total, CountOfRow());
+        row().values[graph_.op(ops[i]).results[0]] = Lanes::Of(total);
       }
-      Vec total = s[0];
-      total = kind == OpKind::kMax ? b_.ReduceMax(total) : b_.ReduceAdd(total);
-      if (kind == OpKind::kMean) total = b_.Div(total, CountOfRow());
-      rows_[graph_.op(ops[i]).results[0]] = Lanes::Of(total);
-    }
+    });
   }
 
   Vec CountOfRow() { return b_.FromInt(sizes_[inner_]); }
 
   // A value at a place; values of the row were hoisted.
   Lanes At(ValueId value, Place& place) {
-    const auto row = rows_.find(value);
-    if (row != rows_.end()) return row->second;
-    const auto known = place.known.find(value);
-    if (known != place.known.end()) return known->second;
+    const auto& values = row().values;
+    if (const auto of_row = values.find(value); of_row != values.end()) return of_row->second;
+    const size_t of = IsSameInRows(value) ? group_.size() : row_;
+    if (const auto known = place.known[of].find(value); known != place.known[of].end()) return known->second;
     const Lanes lanes = Compute(value, place);
-    place.known[value] = lanes;
+    place.known[of][value] = lanes;
     return lanes;
   }
 
   Lanes Compute(ValueId value, Place& place) {
     const OpData* def = DefOf(value);
     if (IsKind(value, OpKind::kCausalMask)) {
-      return Lanes::Of(b_.LanesAtMost(place.at, limits_.at(value)));
+      return Lanes::Of(b_.LanesAtMost(place.at, row().limits.at(value)));
     }
     if (IsKind(value, OpKind::kRope)) return Lanes::Of(Rope(value, place));
     if (value == kept_) {
-      return Lanes::Of(b_.Load(DType::kF32, b_.Offset(addresses_.at(value), DType::kF32, place.at), place.mask));
+      return Lanes::Of(b_.Load(DType::kF32, b_.Offset(row().addresses.at(value), DType::kF32, place.at), place.mask));
     }
     if (spec_.leaves.contains(value)) return LoadLeaf(value, place);
     if (def->kind() == OpKind::kConstant) {
@@ -350,8 +455,8 @@ class RowEmitter {
     const Access& access = spec_.leaves.at(value);
     const DimExpr& stride = access.strides[inner_];
     const bool splat = stride.is_const() && stride.constant() == 0;
-    const Ptr at =
-        splat ? addresses_.at(value) : b_.Offset(addresses_.at(value), access.dtype, b_.Mul(place.at, b_.Dim(stride)));
+    const Ptr at = splat ? row().addresses.at(value)
+                         : b_.Offset(row().addresses.at(value), access.dtype, b_.Mul(place.at, b_.Dim(stride)));
     if (access.dtype == DType::kBool) return Lanes::Of(splat ? b_.LoadMaskSplat(at) : b_.LoadMask(at, place.mask));
     if (IsInt(access.dtype)) {
       return Lanes::Of(splat ? b_.LoadIntsSplat(access.dtype, at) : b_.LoadInts(access.dtype, at, place.mask));
@@ -366,9 +471,9 @@ class RowEmitter {
     const ops::Rope rope = *graph_.DefAs<ops::Rope>(value);
     const Access& table = spec_.leaves.at(value);
     const Int width = sizes_[inner_];
-    const Ptr row = b_.Offset(addresses_.at(value), table.dtype, place.at);
-    const Vec cosines = b_.Load(table.dtype, row, place.mask);
-    const Vec sines = b_.Load(table.dtype, b_.Offset(row, table.dtype, width), place.mask);
+    const Ptr angles = b_.Offset(row().addresses.at(value), table.dtype, place.at);
+    const Vec cosines = b_.Load(table.dtype, angles, place.mask);
+    const Vec sines = b_.Load(table.dtype, b_.Offset(angles, table.dtype, width), place.mask);
     const Vec x = At(rope.x, place).floats;
     Vec partner;
     if (rope.style == "norm") {
@@ -380,7 +485,7 @@ class RowEmitter {
       const Mask first = b_.LanesAtMost(b_.Add(place.at, b_.Const(1)), half);
       const Mask low = place.mask != nullptr ? b_.And(first, *place.mask) : first;
       const Mask high = b_.AndNot(place.mask != nullptr ? *place.mask : b_.FirstLanes(b_.Const(b_.lanes())), first);
-      const Ptr at = b_.Offset(addresses_.at(rope.x), from.dtype, place.at);
+      const Ptr at = b_.Offset(row().addresses.at(rope.x), from.dtype, place.at);
       const Vec above = b_.Load(from.dtype, b_.Offset(at, from.dtype, half), &low);
       const Vec below = b_.Load(from.dtype, b_.Offset(at, from.dtype, b_.Sub(b_.Const(0), half)), &high);
       partner = b_.Select(first, above, below);
@@ -403,14 +508,14 @@ class RowEmitter {
   }
 
   void StoreRow(const RowSpec::Store& store, Ptr at) {
-    Place place{b_.Const(0), nullptr, sizes_[inner_], {}};
+    Place place{b_.Const(0), nullptr, sizes_[inner_], Known()};
     b_.StoreFirst(store.to.dtype, at, At(store.value, place).floats);
   }
 
-  void StoreAt(const RowSpec::Store& store, Ptr row, Place& place) {
+  void StoreAt(const RowSpec::Store& store, Ptr begin, Place& place) {
     const DimExpr& stride = store.to.strides[inner_];
     const Lanes lanes = At(store.value, place);
-    const Ptr at = b_.Offset(row, store.to.dtype, b_.Mul(place.at, b_.Dim(stride)));
+    const Ptr at = b_.Offset(begin, store.to.dtype, b_.Mul(place.at, b_.Dim(stride)));
     if (lanes.kind == Lanes::kMask) return b_.StoreMask(at, lanes.mask, place.mask);
     if (lanes.kind == Lanes::kInts) return b_.StoreInts(store.to.dtype, at, lanes.ints, place.mask);
     if (stride.is_one()) return b_.Store(store.to.dtype, at, lanes.floats, place.mask);
@@ -425,10 +530,9 @@ class RowEmitter {
   size_t inner_ = 0;
   Int from_, to_;  // what the grain covers of the inner axis
   std::vector<OpId> reductions_;
-  absl::flat_hash_map<ValueId, Ptr> addresses_;
-  absl::flat_hash_map<ValueId, Lanes> rows_;  // values of the row, as splats
-  ValueId kept_ = ValueId::None();            // lies where the result goes
-  absl::flat_hash_map<ValueId, Int> limits_;  // of a causal mask: the row's position
+  ValueId kept_ = ValueId::None();  // lies where the result goes
+  std::vector<RowState> group_;     // the rows that go side by side
+  size_t row_ = 0;                  // the one of them at hand
 };
 
 }  // namespace

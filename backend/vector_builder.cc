@@ -1,5 +1,6 @@
 #include "backend/vector_builder.h"
 
+#include <llvm/Analysis/VectorUtils.h>
 #include <llvm/IR/IRBuilder.h>
 #include <llvm/IR/IntrinsicInst.h>
 #include <llvm/IR/IntrinsicsX86.h>
@@ -48,6 +49,12 @@ struct VectorBuilder::State {
   }
   FixedVectorType* Floats() { return Lanes(b.getFloatTy()); }
   Value* SplatOf(Value* scalar) { return b.CreateVectorSplat(static_cast<unsigned>(target.lanes()), scalar); }
+  // Of splats a splat of one number: a whole vector of roots or quotients takes several times as long.
+  Value* Arithmetic(llvm::Instruction::BinaryOps op, Value* x, Value* y) {
+    Value* const scalar = llvm::getSplatValue(x);
+    Value* const other = scalar == nullptr ? nullptr : llvm::getSplatValue(y);
+    return other == nullptr ? b.CreateBinOp(op, x, y) : SplatOf(b.CreateBinOp(op, scalar, other));
+  }
   Value* Call(llvm::Intrinsic::ID id, llvm::ArrayRef<llvm::Type*> types, llvm::ArrayRef<Value*> args) {
     return b.CreateIntrinsic(id, types, args);
   }
@@ -414,10 +421,10 @@ Mask VectorBuilder::FirstLanes(Int count) {
 }
 Mask VectorBuilder::LanesAtMost(Int base, Int limit) { return FirstLanes(Add(Sub(limit, base), Const(1))); }
 
-Vec VectorBuilder::Add(Vec a, Vec b) { return {s_->b.CreateFAdd(a.v, b.v)}; }
-Vec VectorBuilder::Sub(Vec a, Vec b) { return {s_->b.CreateFSub(a.v, b.v)}; }
-Vec VectorBuilder::Mul(Vec a, Vec b) { return {s_->b.CreateFMul(a.v, b.v)}; }
-Vec VectorBuilder::Div(Vec a, Vec b) { return {s_->b.CreateFDiv(a.v, b.v)}; }
+Vec VectorBuilder::Add(Vec a, Vec b) { return {s_->Arithmetic(llvm::Instruction::FAdd, a.v, b.v)}; }
+Vec VectorBuilder::Sub(Vec a, Vec b) { return {s_->Arithmetic(llvm::Instruction::FSub, a.v, b.v)}; }
+Vec VectorBuilder::Mul(Vec a, Vec b) { return {s_->Arithmetic(llvm::Instruction::FMul, a.v, b.v)}; }
+Vec VectorBuilder::Div(Vec a, Vec b) { return {s_->Arithmetic(llvm::Instruction::FDiv, a.v, b.v)}; }
 Vec VectorBuilder::Max(Vec a, Vec b) {
   // b when a < b or b is NaN; a NaN in `a` fails the comparison and stays.
   return {s_->b.CreateSelect(s_->b.CreateOr(s_->b.CreateFCmpOLT(a.v, b.v), s_->b.CreateFCmpUNO(b.v, b.v)), b.v, a.v)};
@@ -427,7 +434,11 @@ Vec VectorBuilder::Min(Vec a, Vec b) {
 }
 Vec VectorBuilder::Neg(Vec a) { return {s_->b.CreateFNeg(a.v)}; }
 Vec VectorBuilder::Abs(Vec a) { return {s_->b.CreateUnaryIntrinsic(llvm::Intrinsic::fabs, a.v)}; }
-Vec VectorBuilder::Sqrt(Vec a) { return {s_->b.CreateUnaryIntrinsic(llvm::Intrinsic::sqrt, a.v)}; }
+Vec VectorBuilder::Sqrt(Vec a) {
+  Value* const scalar = llvm::getSplatValue(a.v);
+  Value* const root = s_->b.CreateUnaryIntrinsic(llvm::Intrinsic::sqrt, scalar == nullptr ? a.v : scalar);
+  return {scalar == nullptr ? root : s_->SplatOf(root)};
+}
 Vec VectorBuilder::Fma(Vec a, Vec b, Vec c) {
   return {s_->Call(llvm::Intrinsic::fma, {a.v->getType()}, {a.v, b.v, c.v})};
 }

@@ -53,10 +53,10 @@ ValueId Expand(const ops::Softmax& op, Writer& w) {
   if (op.scale != 1.0) s = w(ops::Mul{s, w.Const(op.scale)});
   if (op.mask.valid()) s = w(ops::Select{op.mask, s, w.Const(-std::numeric_limits<double>::infinity())});
   // A row that is all -inf: its maximum is lifted to a finite number, every exp is 0, and so is 0 / the smallest normal
-  // number.
+  // number. A product with the reciprocal is much cheaper than a quotient; neither overflows, as e <= 1.
   const ValueId m = w(ops::Maximum{w(ops::Max{.x = s}), w.Const(-FLT_MAX)});
   const ValueId e = w(ops::Exp{w(ops::Sub{s, m})});
-  return w(ops::Div{e, w(ops::Maximum{w(ops::Sum{.x = e}), w.Const(FLT_MIN)})});
+  return w(ops::Mul{e, w(ops::Div{w.Const(1), w(ops::Maximum{w(ops::Sum{.x = e}), w.Const(FLT_MIN)})})});
 }
 
 ValueId Expand(const ops::LayerNorm& op, Writer& w) {
