@@ -7,6 +7,7 @@
 //
 // Of weights packed in pairs of bf16 (and rows of bf16) k runs by pairs: one instruction multiplies and adds both where
 // the target has it; elsewhere the first halves of the pairs are multiplied, then the second ones.
+#include <algorithm>
 #include <functional>
 
 #include "backend/emit.h"
@@ -51,21 +52,28 @@ class GemmEmitter {
                                                         : b_.lanes();
       int64_t all;
       const bool ragged = tile_.shape != TileShape::kDot && !(b_.IsConst(n_, &all) && all % narrow == 0);
-      Steps(columns, {tile_.columns, narrow}, ragged, [&](Int n, int width, bool masked) {
+      const int wide = static_cast<int>(std::min<int64_t>(tile_.columns, spec_.n_block));
+      Steps(columns, {wide, narrow}, ragged, [&](Int n, int width, bool masked) {
         const Int left = b_.Sub(columns, n);
         const auto tile = [&](Int m, int height) {
           TileAt(b_.Add(m0, m), b_.Add(n0, n), height, width, masked ? &left : nullptr);
         };
-        if (tile_.shape == TileShape::kFew) {
-          b_.For(b_.Const(0), rows, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
-        } else {
-          Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) { tile(m, height); });
+        if (tile_.shape == TileShape::kDot) {
+          return Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) { tile(m, height); });
         }
+        const Int whole = tile_.shape == TileShape::kFew ? b_.Const(0) : WholeTiles(rows);
+        b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
+        const int rest = tile_.shape == TileShape::kFew ? tile_.rows : std::min(kRestRows, tile_.rows);
+        b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest); });
       });
     });
   }
 
  private:
+  // Rows left by whole tiles go two at a time: one alone would read a panel for one multiply-add a load, and blocks of
+  // an even number of rows leave no other rest of the usual lengths of a prompt.
+  static constexpr int kRestRows = 2;
+
   // Covers [0, size) by steps of sizes[0] while they fit, then of the next size, and so on. `ragged`: the last size
   // also covers what is left of it, masked.
   void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body) {
@@ -89,6 +97,19 @@ class GemmEmitter {
     }
   }
 
+  Int WholeTiles(Int rows) {
+    const Int height = b_.Const(tile_.rows);
+    return b_.Mul(b_.Div(rows, height), height);
+  }
+
+  // Whether a tile of so many rows may reach past the last of the matrix: those are computed as the last and not
+  // stored.
+  bool Overhangs(int height) const {
+    int64_t rows;
+    return height > 1 && (height != tile_.rows || tile_.shape == TileShape::kFew) &&
+           !(b_.IsConst(m_, &rows) && rows % height == 0);
+  }
+
   // One tile of C at (m, n). `left`: how many columns there are from n on, when that may be fewer than the tile's.
   void TileAt(Int m, Int n, int height, int width, const Int* left) {
     if (tile_.shape == TileShape::kDot) return DotTile(m, n, height, width);
@@ -103,7 +124,7 @@ class GemmEmitter {
     // Both matrices are walked by pointers; what a row of A or a vector of B is away from them does not change along k.
     Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_)), panel = PanelAt(n);
     std::vector<Int> rows, lanes;
-    for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(RowOfTile(m, r), am_));
+    for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(RowOfTile(m, r, height), am_));
     for (int v = 0; v < vectors; ++v) lanes.push_back(LaneOfPanel(v * b_.lanes()));
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&a);
@@ -137,7 +158,7 @@ class GemmEmitter {
         for (int v = 0; v < vectors; ++v)
           StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
       };
-      if (tile_.shape == TileShape::kFew && r > 0) {
+      if (Overhangs(height) && r > 0) {
         b_.If(b_.Less(b_.Add(m, b_.Const(r)), m_), store);
       } else {
         store();
@@ -145,9 +166,9 @@ class GemmEmitter {
     }
   }
 
-  // Row r of a tile at m; in a tile of few rows one past the matrix is its last.
-  Int RowOfTile(Int m, int r) {
-    if (tile_.shape != TileShape::kFew) return b_.Const(r);
+  // Row r of a tile at m.
+  Int RowOfTile(Int m, int r, int height) {
+    if (!Overhangs(height)) return b_.Const(r);
     return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_, b_.Const(1)), m));
   }
 

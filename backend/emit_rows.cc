@@ -67,12 +67,11 @@ class RowEmitter {
   }
 
   void Emit() {
-    const bool one_row = std::all_of(spec_.blocks.begin(), spec_.blocks.end() - 1, [](int64_t b) { return b == 1; });
-    if (!reductions_.empty() && one_row) {
+    if (GoTogether()) {
       from_ = b_.Const(0);
       to_ = sizes_[inner_];
       return ForGrainsTogether(b_, kernel_, kRowsTogether,
-                               [&](std::vector<std::vector<Int>> rows) { RowsTogether(rows); });
+                               [&](const std::vector<std::vector<Int>>& rows) { RowsTogether(rows); });
     }
     ForGrains(b_, kernel_, [&](std::vector<Int> index) {
       if (spec_.blocks[inner_] == kWholeAxis) {
@@ -88,6 +87,7 @@ class RowEmitter {
 
  private:
   static constexpr int kRowsTogether = 2;
+  static constexpr int64_t kFewVectors = 16;
   static constexpr int kSampled = 2;  // vectors of a row near whose mean its moments are taken
 
   std::vector<absl::flat_hash_map<ValueId, Lanes>> Known() const {
@@ -101,6 +101,14 @@ class RowEmitter {
     Int count;
     std::vector<absl::flat_hash_map<ValueId, Lanes>> known;  // of each row, then of all
   };
+
+  // Whether rows go side by side. Those of few vectors do not: what is gained of them is less than what the code costs
+  // to compile.
+  bool GoTogether() const {
+    int64_t size;
+    return !reductions_.empty() && !(b_.IsConst(sizes_[inner_], &size) && size <= kFewVectors * b_.lanes()) &&
+           std::all_of(spec_.blocks.begin(), spec_.blocks.end() - 1, [](int64_t block) { return block == 1; });
+  }
 
   // What is known of one of the rows.
   struct RowState {

@@ -10,6 +10,7 @@ namespace sinter {
 namespace {
 
 constexpr int64_t kDotsOfGrain = 64;     // of a loop, along its last letter
+constexpr int64_t kNarrowBlock = 48;     // columns of a grain of a product, where those of all others leave a rest
 constexpr int64_t kElemsOfGrain = 4096;  // of a row kernel whose rows are short
 
 bool IsReal(DType t) { return IsFloat(t) && t != DType::kF64; }
@@ -396,6 +397,9 @@ class SpecBuilder {
       return No("a product whose second matrix is contiguous along neither axis");
     }
     for (const DimExpr& d : spec.batch) spec_.extent.push_back({d, 1});
+    // Equal blocks of columns, so that threads finish together.
+    if (spec.n.is_const() && spec.n.constant() % spec.n_block != 0 && spec.n.constant() % kNarrowBlock == 0)
+      spec.n_block = kNarrowBlock;
     // Grains run down the rows: threads share out the columns, so that each reads its panels of b once.
     spec_.extent.push_back({spec.m, spec.m_block, true});
     spec_.extent.push_back({spec.n, spec.n_block});

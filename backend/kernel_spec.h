@@ -74,7 +74,7 @@ struct GemmSpec {
   Access a, b, c;                    // strides over batch.., then (m,k), (k,n), (m,n)
   const Packing* packing = nullptr;  // of b when it is a packed weight: strides of b are not used
   TileShape shape = TileShape::kOuter;
-  int64_t m_block = 96, n_block = 64;  // rows and columns of a grain
+  int64_t m_block = 48, n_block = 64;  // rows and columns of a grain
 };
 
 // softmax(scale * q k^T, mask) v, a tile of positions at a time: attend_spec.cc says how it is cut.
