@@ -62,21 +62,6 @@ std::set<int> ParseCpuList(absl::string_view text) {
   return cpus;
 }
 
-std::vector<int> AffinityCpus() {
-  std::vector<int> cpus;
-  for (int capacity = CPU_SETSIZE; capacity <= 1 << 20; capacity *= 2) {
-    cpu_set_t* set = CPU_ALLOC(capacity);
-    const size_t bytes = CPU_ALLOC_SIZE(capacity);
-    const bool ok = sched_getaffinity(0, bytes, set) == 0;
-    for (int cpu = 0; ok && cpu < capacity; ++cpu) {
-      if (CPU_ISSET_S(cpu, bytes, set)) cpus.push_back(cpu);
-    }
-    CPU_FREE(set);
-    if (ok) break;
-  }
-  return cpus;
-}
-
 // Quota over period of one cgroup folder; nothing when it states no limit.
 std::optional<double> QuotaOf(const std::string& folder, bool v2) {
   double quota, period;
@@ -155,6 +140,21 @@ std::string HostCpuName() {
   char name[sizeof words + 1] = {};
   std::memcpy(name, words, sizeof words);
   return std::string(absl::StripAsciiWhitespace(name));
+}
+
+std::vector<int> AffinityCpus() {
+  std::vector<int> cpus;
+  for (int capacity = CPU_SETSIZE; capacity <= 1 << 20; capacity *= 2) {
+    cpu_set_t* set = CPU_ALLOC(capacity);
+    const size_t bytes = CPU_ALLOC_SIZE(capacity);
+    const bool ok = sched_getaffinity(0, bytes, set) == 0;
+    for (int cpu = 0; ok && cpu < capacity; ++cpu) {
+      if (CPU_ISSET_S(cpu, bytes, set)) cpus.push_back(cpu);
+    }
+    CPU_FREE(set);
+    if (ok) break;
+  }
+  return cpus;
 }
 
 ThreadBudget ThreadsFor(absl::Span<const int> cpus, const std::string& root) {

@@ -17,6 +17,9 @@ bool HostHas(absl::string_view feature);
 // "AMD EPYC 9R14", from CPUID.
 std::string HostCpuName();
 
+// The CPUs on which the calling thread may run, ascending.
+std::vector<int> AffinityCpus();
+
 struct ThreadBudget {
   int threads = 1;
   std::string reason;  // "2 threads (affinity 4, physical cores 2, cgroup quota none)"

@@ -1,16 +1,21 @@
 #include "runtime/threads.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <csignal>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/cpu.h"
 
 namespace sinter {
 namespace {
@@ -29,6 +34,19 @@ int64_t Now() {
 long Futex(std::atomic<uint64_t>& word, int operation, uint32_t value) {
   return syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), operation | FUTEX_PRIVATE_FLAG, value, nullptr, nullptr,
                  0);
+}
+
+// Lets a thread run on these CPUs alone.
+absl::Status SetAffinity(pthread_t thread, absl::Span<const int> cpus) {
+  const int capacity = *std::max_element(cpus.begin(), cpus.end()) + 1;
+  cpu_set_t* set = CPU_ALLOC(capacity);
+  const size_t bytes = CPU_ALLOC_SIZE(capacity);
+  CPU_ZERO_S(bytes, set);
+  for (int cpu : cpus) CPU_SET_S(cpu, bytes, set);
+  const int error = pthread_setaffinity_np(thread, bytes, set);
+  CPU_FREE(set);
+  if (error == 0) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("cannot keep a thread on CPU ", cpus[0], ": ", strerror(error)));
 }
 
 }  // namespace
@@ -57,7 +75,10 @@ void WaitCounter::Wait(uint64_t target) {
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
 }
 
-absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads) {
+absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl::Span<const int> cpus) {
+  if (!cpus.empty() && cpus.size() < static_cast<size_t>(threads)) {
+    return absl::OutOfRangeError(absl::StrCat("cannot pin ", threads, " threads to ", cpus.size(), " CPUs"));
+  }
   std::unique_ptr<ThreadTeam> team(new ThreadTeam(threads));
   // Workers take no signals: those of the process go to the caller's threads.
   sigset_t all, before;
@@ -77,6 +98,13 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads) {
     return absl::ResourceExhaustedError(
         absl::StrCat("cannot start thread ", team->started_ + 1, " of ", threads, ": ", strerror(error)));
   }
+  if (cpus.empty()) return team;
+  for (size_t i = 0; i < team->workers_.size(); ++i) {
+    SINTER_RETURN_IF_ERROR(SetAffinity(team->workers_[i].handle, cpus.subspan(i + 1, 1)));
+  }
+  std::vector<int> caller_cpus = AffinityCpus();
+  SINTER_RETURN_IF_ERROR(SetAffinity(pthread_self(), cpus.first(1)));
+  team->caller_cpus_ = std::move(caller_cpus);
   return team;
 }
 
@@ -85,6 +113,7 @@ ThreadTeam::~ThreadTeam() {
   runs_.Add();
   runs_.Wake();
   for (int i = 0; i < started_; ++i) pthread_join(workers_[static_cast<size_t>(i)].handle, nullptr);
+  if (!caller_cpus_.empty()) (void)SetAffinity(pthread_self(), caller_cpus_).ok();  // or it stays where it is
 }
 
 void ThreadTeam::Run(Work work, void* context) {

@@ -3,7 +3,8 @@
 // A run is announced, and a barrier counted, by a monotonic 64-bit counter that is never reset. Who waits on one spins
 // with pause for some 50 microseconds and then sleeps on a futex, so idle workers cost nothing and a busy machine
 // degrades gently. Everything that a thread wrote before a barrier is visible to all of them after it. Nothing here
-// allocates after Create.
+// allocates after Create. Each counter has a cache line to itself; what else the team holds is not written while it
+// runs.
 #pragma once
 
 #include <pthread.h>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 namespace sinter {
 
@@ -37,8 +39,10 @@ class ThreadTeam {
  public:
   using Work = void (*)(void* context, int thread);
 
-  // `threads` in [1, kMaxThreads]. kResourceExhausted when the system refuses a thread.
-  static absl::StatusOr<std::unique_ptr<ThreadTeam>> Create(int threads);
+  // `threads` in [1, kMaxThreads]. `cpus`, if there are any: thread i runs on the i-th of them alone, the caller as
+  // thread 0 until the team ends. kResourceExhausted when the system refuses a thread or a CPU, kOutOfRange when there
+  // are fewer CPUs than threads.
+  static absl::StatusOr<std::unique_ptr<ThreadTeam>> Create(int threads, absl::Span<const int> cpus = {});
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
@@ -62,7 +66,8 @@ class ThreadTeam {
   const int threads_;
   int started_ = 0;  // workers that exist
   std::vector<Worker> workers_;
-  Work work_ = nullptr;  // nullptr: leave
+  std::vector<int> caller_cpus_;  // of a pinned team: where its caller may run after it
+  Work work_ = nullptr;           // nullptr: leave
   void* context_ = nullptr;
   WaitCounter runs_, arrivals_;
 };

@@ -73,7 +73,8 @@ absl::Status Sequence::Truncate(int64_t position) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const CompiledModule> module, int threads) {
+absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const CompiledModule> module, int threads,
+                                                           absl::Span<const int> cpus) {
   if (threads < 1 || threads > kMaxThreads) {
     return absl::OutOfRangeError(absl::StrCat(threads, " threads, expected 1 to ", kMaxThreads));
   }
@@ -91,7 +92,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const
   for (const LoadedEntry& entry : opened.entries()) workspace->tables_.push_back(workspace->MakeTables(entry));
   workspace->dims_.resize(opened.dims().size());
   SINTER_RETURN_IF_ERROR(workspace->PrepareSteps());
-  SINTER_ASSIGN_OR_RETURN(workspace->team_, ThreadTeam::Create(threads));
+  SINTER_ASSIGN_OR_RETURN(workspace->team_, ThreadTeam::Create(threads, cpus));
   return workspace;
 }
 

@@ -46,7 +46,10 @@ class Sequence {
 
 class Workspace {
  public:
-  static absl::StatusOr<std::unique_ptr<Workspace>> Open(std::shared_ptr<const CompiledModule> module, int threads);
+  // `cpus`: those to which the threads are pinned, as ThreadTeam takes them; the thread that opens is the one that runs
+  // and closes then.
+  static absl::StatusOr<std::unique_ptr<Workspace>> Open(std::shared_ptr<const CompiledModule> module, int threads,
+                                                         absl::Span<const int> cpus = {});
 
   const CompiledModule& module() const { return *module_; }
   int threads() const { return team_->threads(); }

@@ -75,9 +75,9 @@ TEST_F(Cli, HelpListsEveryFlag) {
        "--list-passes"},
       {"run",
        "-p -f --prompt-ids -n --temp --top-k --top-p --min-p --repeat-penalty --seed --ignore-eos -t --no-cache "
-       "--cache-size --print-ids --logits --huge-pages --perf-map --target --ctx --chunk --kv --precision -O"},
+       "--cache-size --print-ids --logits --huge-pages --perf-map --pin --target --ctx --chunk --kv --precision -O"},
       {"exec", "--graph --weights --dim --input --output --reference"},
-      {"bench", "-p -n -t -r -o --ablate --huge-pages --perf-map --target --ctx --chunk --kv --precision -O"},
+      {"bench", "-p -n -t -r -o --ablate --pin --huge-pages --perf-map --target --ctx --chunk --kv --precision -O"},
       {"inspect", "--json --verify"},
       {"tokenize", "-p -f --no-special"},
   };
@@ -118,6 +118,8 @@ TEST_F(Cli, UsageErrors) {
       {{"run", model, "--prompt-ids=1", "-O3"}, "-O"},
       {{"run", model, "--prompt-ids=1", "--kv=f8"}, "--kv"},
       {{"run", model, "--prompt-ids=1", "-t", "99999"}, "threads"},
+      {{"run", model, "--prompt-ids=1", "--pin", "-t", "4096"}, "--pin: 4096 threads, but the process may run on"},
+      {{"bench", model, "--pin", "-t", "1,4096"}, "--pin: 4096 threads, but the process may run on"},
       {{"run", model, "--prompt-ids=1", "--passes="}, "stage graph"},
       {{"run", model, "--prompt-ids=1", "--passes=melt"}, "there is no pass \"melt\""},
       {{"run", model, "--prompt-ids=1", "--disable=select-kernels"}, "cannot be disabled"},

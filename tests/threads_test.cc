@@ -5,7 +5,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <vector>
+
+#include "runtime/cpu.h"
 
 namespace sinter {
 namespace {
@@ -87,6 +90,29 @@ TEST(Team, IdleWorkersUseNoCpu) {
   const double used =
       static_cast<double>(after.tv_sec - before.tv_sec) + static_cast<double>(after.tv_nsec - before.tv_nsec) * 1e-9;
   EXPECT_LT(used, 0.1) << "three spinning workers would have used 0.9 s, or what cores there are";
+}
+
+TEST(Team, PinnedThreadsStayOnTheirCpus) {
+  const std::vector<int> cpus = AffinityCpus();
+  ASSERT_FALSE(cpus.empty());
+  const int threads = static_cast<int>(std::min<size_t>(cpus.size(), 4));
+  {
+    const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(threads, cpus);
+    std::vector<std::vector<int>> seen(static_cast<size_t>(threads));
+    team->Run(
+        [](void* c, int thread) {
+          (*static_cast<std::vector<std::vector<int>>*>(c))[static_cast<size_t>(thread)] = AffinityCpus();
+        },
+        &seen);
+    for (size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], std::vector<int>{cpus[i]});
+  }
+  EXPECT_EQ(AffinityCpus(), cpus) << "the caller may run where it could before";
+
+  const std::vector<int> one = {cpus[0]};
+  EXPECT_EQ(ThreadTeam::Create(2, one).status().code(), absl::StatusCode::kOutOfRange);
+  const std::vector<int> none = {1 << 14};
+  EXPECT_EQ(ThreadTeam::Create(1, none).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(AffinityCpus(), cpus);
 }
 
 TEST(Team, StartsAndStopsQuickly) {

@@ -37,6 +37,7 @@ struct BenchFlags {
   std::vector<int64_t> prompts, tokens, threads;
   int reps = 5;
   MemoryFlags memory;
+  PinFlag pin;
   std::string format = "md", command;
   CompileFlags compile;
 };
@@ -159,9 +160,10 @@ double Seconds(std::chrono::steady_clock::time_point since) {
 // One module on one number of threads.
 class Bench {
  public:
-  static absl::StatusOr<Bench> Open(std::shared_ptr<const CompiledModule> module, int threads) {
+  static absl::StatusOr<Bench> Open(std::shared_ptr<const CompiledModule> module, int threads,
+                                    absl::Span<const int> cpus) {
     Bench bench;
-    SINTER_ASSIGN_OR_RETURN(bench.workspace_, Workspace::Open(module, threads));
+    SINTER_ASSIGN_OR_RETURN(bench.workspace_, Workspace::Open(module, threads, cpus));
     SINTER_ASSIGN_OR_RETURN(bench.sequence_, Sequence::Open(module));
     if (bench.workspace_->vocabulary() == 0) {
       return absl::UnimplementedError(absl::StrCat(module->path(), ": entry @main is no language model"));
@@ -371,10 +373,10 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
     }
     SINTER_RETURN_IF_ERROR(Prepare(*module, flags.memory, static_cast<int>(threads.back())));
     for (int64_t thread_count : threads) {
-      SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, static_cast<int>(thread_count)));
+      SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, static_cast<int>(thread_count), flags.pin.cpus));
       std::optional<Bench> base;
       if (!ablation.disable.empty()) {
-        SINTER_ASSIGN_OR_RETURN(base, Bench::Open(whole, static_cast<int>(thread_count)));
+        SINTER_ASSIGN_OR_RETURN(base, Bench::Open(whole, static_cast<int>(thread_count), flags.pin.cpus));
       }
       std::vector<int64_t> prompts = flags.prompts, tokens = flags.tokens;
       if (prompts.empty()) prompts = {std::min(kDefaultPrompt, bench.capacity() / 2)};
@@ -420,13 +422,14 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
   return absl::OkStatus();
 }
 
-absl::Status BenchVerb(const BenchFlags& flags) {
+absl::Status BenchVerb(BenchFlags& flags) {
   std::vector<int64_t> threads = flags.threads;
   if (threads.empty()) {
     const ThreadBudget budget = DefaultThreads();
     Note(budget.reason);
     threads = {budget.threads};
   }
+  SINTER_RETURN_IF_ERROR(FindCpus(flags.pin, *std::max_element(threads.begin(), threads.end())));
   Report report(flags.format);
   for (const std::string& model : flags.models) SINTER_RETURN_IF_ERROR(BenchModel(flags, model, threads, report));
   return report.Finish();
@@ -450,6 +453,7 @@ void AddBench(CLI::App& program, Action& action) {
       ->check(AtLeast(0));
   AddNumbers(*verb, "-t,--threads", flags->threads, "Numbers of threads (default: what the process may use)")
       ->check(AtLeast(1));
+  AddPinFlag(*verb, flags->pin);
   verb->add_option("-r,--reps", flags->reps, "Repetitions; the median counts")
       ->type_name("N")
       ->check(AtLeast(1))

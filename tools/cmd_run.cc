@@ -27,6 +27,7 @@ struct RunFlags {
   std::optional<uint64_t> seed;
   bool ignore_eos = false, print_ids = false, no_cache = false;
   MemoryFlags memory;
+  PinFlag pin;
   uint64_t cache_bytes = 0;
   int threads = 0;
   std::string logits, command;
@@ -96,7 +97,7 @@ absl::Status WriteLogits(const RunFlags& flags, Workspace& workspace, Sequence& 
   return sequence.Truncate(0);
 }
 
-absl::Status Run(const RunFlags& flags) {
+absl::Status Run(RunFlags& flags) {
   const int prompts = flags.prompt.has_value() + flags.prompt_file.has_value() + flags.prompt_ids.has_value();
   if (prompts > 1) return absl::OutOfRangeError("give one of -p, -f and --prompt-ids");
   SINTER_ASSIGN_OR_RETURN(const auto module, flags.no_cache ? OpenExecutable(flags.model, flags.compile, flags.command)
@@ -108,8 +109,9 @@ absl::Status Run(const RunFlags& flags) {
   const ThreadBudget budget = DefaultThreads();
   const int threads = flags.threads > 0 ? flags.threads : budget.threads;
   if (flags.threads == 0) Note(budget.reason);
+  SINTER_RETURN_IF_ERROR(FindCpus(flags.pin, threads));
   SINTER_RETURN_IF_ERROR(Prepare(*module, flags.memory, threads));
-  SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Workspace> workspace, Workspace::Open(module, threads));
+  SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Workspace> workspace, Workspace::Open(module, threads, flags.pin.cpus));
   SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Sequence> sequence, Sequence::Open(module));
   if (workspace->vocabulary() == 0) {
     return absl::UnimplementedError(
@@ -178,6 +180,7 @@ void AddRun(CLI::App& program, Action& action) {
   verb->add_option("-t,--threads", flags->threads, "Threads (default: what the process may use)")
       ->type_name("N")
       ->check(AtLeast(1));
+  AddPinFlag(*verb, flags->pin);
   verb->add_flag("--no-cache", flags->no_cache, "Do not look for this model compiled before, nor keep it");
   verb->add_option(
           "--cache-size", flags->cache_bytes,

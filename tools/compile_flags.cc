@@ -118,6 +118,21 @@ absl::Status Prepare(const CompiledModule& module, const MemoryFlags& flags, int
   return flags.huge_pages ? module.MoveWeightsToHugePages(threads) : absl::OkStatus();
 }
 
+void AddPinFlag(CLI::App& app, PinFlag& flag) {
+  app.add_flag(
+      "--pin", flag.pin,
+      "Keep each thread on a CPU of its own, in the order of those on which the process may run: steadier times "
+      "on a machine that does nothing else");
+}
+
+absl::Status FindCpus(PinFlag& flag, int64_t threads) {
+  if (!flag.pin) return absl::OkStatus();
+  flag.cpus = AffinityCpus();
+  if (static_cast<size_t>(threads) <= flag.cpus.size()) return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat("--pin: ", threads, " threads, but the process may run on ",
+                                            flag.cpus.size(), flag.cpus.size() == 1 ? " CPU" : " CPUs"));
+}
+
 bool IsCompiled(const std::string& path) { return absl::EndsWith(path, ".sinter"); }
 bool IsText(const std::string& path) { return absl::EndsWith(path, ".sir") || path == "-"; }
 

@@ -58,6 +58,16 @@ void AddMemoryFlags(CLI::App& app, MemoryFlags& flags);
 // Before the first run; `threads` copy.
 absl::Status Prepare(const CompiledModule& module, const MemoryFlags& flags, int threads);
 
+// --pin: which CPUs the threads get.
+struct PinFlag {
+  bool pin = false;
+  std::vector<int> cpus;
+};
+void AddPinFlag(CLI::App& app, PinFlag& flag);
+// Finds the CPUs, where --pin is given; once, before any thread is pinned. kOutOfRange when the process may run on
+// fewer than `threads`.
+absl::Status FindCpus(PinFlag& flag, int64_t threads);
+
 // A module on its way to code: from a model file, a preset or IR text.
 struct Source {
   std::string path;
