@@ -11,7 +11,7 @@ namespace sinter {
 namespace {
 
 constexpr int64_t kM[] = {1, 2, 3, 5, 6, 7, 12, 13, 97, 200};
-constexpr int64_t kN[] = {1, 15, 16, 17, 63, 64, 65, 130};
+constexpr int64_t kN[] = {1, 15, 16, 17, 63, 64, 65, 96, 130};
 constexpr int64_t kK[] = {1, 7, 8, 16, 17, 64, 100};
 
 // A few of kM, others for every call, so that the evaluator's work stays small.

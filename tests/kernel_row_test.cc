@@ -146,6 +146,22 @@ TEST_P(RowKernels, Norms) {
   Check(suite);
 }
 
+// Rows far from zero, rows whose first elements are unlike the rest (their variance is taken around those), and rows of
+// one value, whose variance is zero.
+TEST_P(RowKernels, NormsOfUnlikeRows) {
+  constexpr int64_t kRows = 5, kWidth = 1000;
+  Tensor x = Tensor::Zeros(DType::kF32, {kRows, kWidth});
+  for (int64_t i = 0; i < kWidth; ++i) {
+    const double wave = static_cast<double>(i * 37 % 101) / 50 - 1;
+    const double rows[kRows] = {1000 + wave, i == 0 ? 1e4 : wave, i < 40 ? -300 + wave : wave, 0.1, i < 64 ? 0.0 : 5.0};
+    for (int64_t r = 0; r < kRows; ++r) x.values[static_cast<size_t>(r * kWidth + i)] = static_cast<float>(rows[r]);
+  }
+  KernelSuite suite;
+  suite.Add("(%x: f32[5,1000]) -> (f32[5,1000]) {\n  %y = layer_norm %x : f32[5,1000]\n  return %y\n}",
+            {{.dims = {}, .args = {{0, x}}}}, {5e-6, false}, "row");
+  Check(suite);
+}
+
 // The plain form of a product: one dot product an element, from its body.
 TEST_P(RowKernels, LoopsAtO0) {
   KernelSuite suite("dim T in 1..40 dim S in 1..70");
