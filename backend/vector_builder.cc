@@ -98,8 +98,8 @@ struct VectorBuilder::State {
       return b.CreateBitCast(b.CreateFPTrunc(value, same_shape(b.getHalfTy())), same_shape(b.getInt16Ty()));
     }
     if (dtype == DType::kBF16) {
-      // Nearest even: add 0x7fff and the lowest kept bit; of a NaN all bits are set. Without constants, which would take
-      // registers: 0x7fff is what a comparison that holds has in its lower half, but for one bit.
+      // Nearest even: add 0x7fff and the lowest kept bit; of a NaN all bits are set. Without constants, which would
+      // take registers: 0x7fff is what a comparison that holds has in its lower half, but for one bit.
       llvm::Type* i32 = same_shape(b.getInt32Ty());
       Value* bits = b.CreateBitCast(value, i32);
       Value* lowest = b.CreateLShr(b.CreateShl(bits, 15), 31);
