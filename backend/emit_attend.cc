@@ -7,8 +7,9 @@
 //
 // Many queries lie side by side in lanes: scores [position][query] are an outer product of keys and turned queries, and
 // maxima and sums need no reduction. Few queries (a step of one row) lie along their width: each score is a dot
-// product, and scores [query][position] are reduced by rows. Both add their values by the same tiles of queries by
-// columns. Positions past what any query of the grain sees are never touched; those that only some see are masked
+// product, and as many of them as a vector has lanes, of some positions, are reduced together; a vector of scores has
+// the queries of one position after those of another. Both add their values by the same tiles of queries by columns.
+// Positions past what any query of the grain sees are never touched; those that only some see are masked
 // by scores of -inf, and their values by zeros, so that no NaN of theirs counts.
 //
 // Every sum is taken in the order of positions and of tiles that begin at multiples of a fixed size.
@@ -24,7 +25,7 @@ namespace {
 
 constexpr DType kF32 = DType::kF32;
 constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr int64_t kPitch = AttendSpec::kMaxQueries;  // of what lies [..][query]
+constexpr int64_t kPitch = AttendSpec::kMaxQueries;  // of what lies [..][query], where queries are many
 
 class AttendEmitter {
  public:
@@ -41,8 +42,7 @@ class AttendEmitter {
     maxima_ = Part(spec_.rows_at());
     sums_ = Part(spec_.rows_at() + spec_.queries());
     corrections_ = Part(spec_.rows_at() + 2 * spec_.queries());
-    row_pitch_ = spec_.wide ? 1 : spec_.tile();
-    position_pitch_ = spec_.wide ? kPitch : 1;
+    at_once_ = spec_.wide ? 1 : lanes_ / spec_.pitch();
     const int64_t most = spec_.heads * spec_.rows;
     vectors_ = most > lanes_ ? 2 : 1;
   }
@@ -107,7 +107,11 @@ class AttendEmitter {
         end_ = b_.Max(end_, limit);
       });
     }
-    if (spec_.wide) TurnQueries();
+    if (spec_.wide) {
+      TurnQueries();
+    } else {
+      CopyQueries();
+    }
     Fill(outputs_, (spec_.wide ? kPitch : spec_.heads) * spec_.value_pitch(), 0);
     Fill(maxima_, spec_.queries(), -FLT_MAX);
     Fill(sums_, spec_.queries(), 0);
@@ -121,7 +125,8 @@ class AttendEmitter {
         SoftmaxOfMany(n);
       } else {
         ScoresOfFew(s, n);
-        SoftmaxOfFew(s, n);
+        if (spec_.mask) MaskScores(s, n, clear);
+        SoftmaxOfFew(n);
       }
       Values(s, n, clear);
     });
@@ -134,10 +139,10 @@ class AttendEmitter {
 
   // Vectors of a row of `width` elements: whole ones, one after the other while they are few, then a masked one.
   static constexpr int64_t kUnrolled = 16;
-  void ForVectors(int64_t width, const std::vector<Handle*>& carried,
-                  const std::function<void(Int, const Mask*)>& body) {
+  void ForVectors(int64_t width, const std::vector<Handle*>& carried, const std::function<void(Int, const Mask*)>& body,
+                  int64_t unrolled = kUnrolled) {
     const int64_t whole = width / lanes_ * lanes_;
-    if (whole <= kUnrolled * lanes_) {
+    if (whole <= unrolled * lanes_) {
       for (int64_t at = 0; at < whole; at += lanes_) body(b_.Const(at), nullptr);
     } else {
       b_.For(b_.Const(0), b_.Const(whole), lanes_, carried, [&](Int at) { body(at, nullptr); });
@@ -226,13 +231,13 @@ class AttendEmitter {
         const Ptr column = At(scores_, query);
         if (spec_.pos) {
           const Int first = b_.Max(b_.Sub(Limit(t), s), b_.Const(0));
-          b_.For(first, n, 1, {}, [&](Int i) { b_.StoreFirst(kF32, At(column, Times(i, kPitch)), hidden); });
+          b_.For(first, n, 1, {}, [&](Int i) { b_.StoreFirst(kF32, At(column, Times(i, spec_.pitch())), hidden); });
           return;
         }
         const Int stride = Stride(*spec_.mask, batch_ + 1);
         const Ptr row = b_.Offset(mask_, DType::kBool, b_.Add(Away(*spec_.mask, t, h), b_.Mul(s, stride)));
         b_.For(b_.Const(0), n, 1, {}, [&](Int i) {
-          const Ptr at = At(column, Times(i, kPitch));
+          const Ptr at = At(column, Times(i, spec_.pitch()));
           const Mask seen = b_.LoadMaskSplat(b_.Offset(row, DType::kBool, b_.Mul(i, stride)));
           b_.StoreFirst(kF32, at, b_.Select(seen, b_.LoadSplat(kF32, at), hidden));
         });
@@ -280,71 +285,116 @@ class AttendEmitter {
     });
   }
 
-  // m, l and the corrections of the queries from `first` on, given the new m and the sums of this tile. `one`: of the
-  // first alone.
-  void Renew(Int first, Vec m, Vec sum, bool one = false) {
-    const auto load = [&](Ptr part) {
-      return one ? b_.LoadSplat(kF32, At(part, first)) : b_.Load(kF32, At(part, first));
-    };
-    const auto store = [&](Ptr part, Vec x) {
-      one ? b_.StoreFirst(kF32, At(part, first), x) : b_.Store(kF32, At(part, first), x);
-    };
-    const Vec correction = EmitExp(b_, b_.Sub(load(maxima_), m));
-    store(maxima_, m);
-    store(corrections_, correction);
-    store(sums_, b_.Fma(load(sums_), correction, sum));
+  // m, l and the corrections of a vector of queries, given the new m and the sums of this tile.
+  void Renew(Int first, Vec m, Vec sum) {
+    const Vec correction = EmitExp(b_, b_.Sub(b_.Load(kF32, At(maxima_, first)), m));
+    b_.Store(kF32, At(maxima_, first), m);
+    b_.Store(kF32, At(corrections_, first), correction);
+    b_.Store(kF32, At(sums_, first), b_.Fma(b_.Load(kF32, At(sums_, first)), correction, sum));
   }
 
   // ---- Few queries, along their width ----
 
-  // scores_[query][position]: dot products, one position after the other, as they lie in memory.
-  void ScoresOfFew(Int s, Int n) {
-    const auto queries = static_cast<size_t>(spec_.heads);
-    const Int pitch = Stride(spec_.k, batch_);
-    std::vector<Ptr> q;
-    for (int64_t h = 0; h < spec_.heads; ++h) q.push_back(At(q_, Away(spec_.q, b_.Const(0), b_.Const(h))));
-    Ptr key = b_.Offset(k_, spec_.k.dtype, b_.Mul(s, pitch));
-    b_.For(b_.Const(0), n, 1, {&key}, [&](Int position) {
-      std::vector<Vec> sums(queries, b_.Splat(0));
-      const auto add = [&](Int d, const Mask* mask) {
-        const Vec x = b_.Load(spec_.k.dtype, b_.Offset(key, spec_.k.dtype, d), mask);
-        for (size_t h = 0; h < queries; ++h) sums[h] = b_.Fma(x, b_.Load(kF32, At(q[h], d), mask), sums[h]);
-      };
-      ForVectors(spec_.key_width, Carry(sums), add);
-      for (size_t h = 0; h < queries; ++h) {
-        const Int at = Plus(position, static_cast<int64_t>(h) * spec_.tile());
-        b_.StoreFirst(kF32, At(scores_, at), b_.ReduceAdd(sums[h]));
-      }
-      key = b_.Offset(key, spec_.k.dtype, pitch);
+  // Where many heads share a row so much is computed with it that the CPU looks too short a way ahead by itself; with
+  // fewer heads it needs no help.
+  void FetchAhead(DType dtype, Ptr row, int64_t elements) {
+    constexpr int64_t kHeads = 5, kAheadBytes = 4096, kLineBytes = 64;
+    if (spec_.wide || spec_.heads < kHeads) return;
+    const int64_t bytes = Info(dtype).block_bytes;
+    for (int64_t i = 0; i < elements; i += kLineBytes / bytes) {
+      b_.Prefetch(b_.Offset(row, dtype, b_.Const(kAheadBytes / bytes + i)));
+    }
+  }
+
+  // queries_[query][d] = scale * q, zeros past the width.
+  void CopyQueries() {
+    ForQueries([&](Int t, Int h, Int query) {
+      const Ptr from = At(q_, Away(spec_.q, t, h)), to = At(queries_, Times(query, spec_.key_pitch()));
+      ForVectors(spec_.key_width, {}, [&](Int d, const Mask* mask) {
+        b_.Store(kF32, At(to, d), b_.Mul(b_.Load(kF32, At(from, d), mask), b_.Splat(spec_.scale)));
+      });
     });
   }
 
-  void SoftmaxOfFew(Int s, Int n) {
-    b_.For(b_.Const(0), b_.Const(spec_.heads), 1, {}, [&](Int h) {
-      const Ptr row = At(scores_, Times(h, spec_.tile()));
-      Vec m = b_.LoadSplat(kF32, At(maxima_, h));
-      b_.For(b_.Const(0), n, lanes_, {&m}, [&](Int i) {
-        Mask seen = b_.FirstLanes(b_.Sub(n, i));
-        const Vec x = b_.Mul(b_.Load(kF32, At(row, i)), b_.Splat(spec_.scale));
-        if (spec_.mask) {
-          const DimExpr& stride = spec_.mask->strides.back();
-          const Int at = b_.Add(Away(*spec_.mask, b_.Const(0), h), b_.Mul(b_.Add(s, i), b_.Dim(stride)));
-          const Ptr bools = b_.Offset(mask_, DType::kBool, at);
-          seen = b_.And(seen, stride.is_one() ? b_.LoadMask(bools, &seen) : b_.LoadMaskSplat(bools));
-        }
-        const Vec score = b_.Select(seen, x, b_.Splat(-kInf));
-        b_.Store(kF32, At(row, i), score);
-        m = Larger(m, score);
-      });
-      m = b_.ReduceMax(m);
-      Vec sum = b_.Splat(0);
-      b_.For(b_.Const(0), n, lanes_, {&sum}, [&](Int i) {
-        const Vec p = EmitExp(b_, b_.Sub(b_.Load(kF32, At(row, i)), m));
-        b_.Store(kF32, At(row, i), p);
-        sum = b_.Add(sum, p);
-      });
-      Renew(h, m, b_.ReduceAdd(sum), true);
+  // scores_[position][query], and -inf in the lanes past the last position.
+  void ScoresOfFew(Int s, Int n) {
+    const Ptr keys = b_.Offset(k_, spec_.k.dtype, b_.Mul(s, Stride(spec_.k, batch_)));
+    if (spec_.heads > 2) {
+      ScoresTogether(keys, n);
+    } else {
+      ScoresInTurn(keys, n);
+    }
+    const Int rest = b_.Rem(n, b_.Const(at_once_));
+    const Ptr last = At(scores_, Times(b_.Sub(n, rest), spec_.pitch()));
+    b_.If(b_.Less(b_.Const(0), rest), [&] {
+      const Mask seen = b_.FirstLanes(Times(rest, spec_.pitch()));
+      b_.Store(kF32, last, b_.Select(seen, b_.Load(kF32, last), b_.Splat(-kInf)));
     });
+  }
+
+  // sums[i * heads + h] += the products of key i and query h, lane by lane.
+  void AddProducts(const std::vector<Ptr>& keys, std::vector<Vec>& sums) {
+    const auto heads = static_cast<size_t>(spec_.heads);
+    const auto add = [&](Int d, const Mask* mask) {
+      std::vector<Vec> x;
+      for (const Ptr& key : keys) x.push_back(b_.Load(spec_.k.dtype, b_.Offset(key, spec_.k.dtype, d), mask));
+      for (size_t h = 0; h < heads; ++h) {
+        const Vec q = b_.Load(kF32, At(queries_, Plus(d, static_cast<int64_t>(h) * spec_.key_pitch())));
+        for (size_t i = 0; i < keys.size(); ++i) sums[i * heads + h] = b_.Fma(x[i], q, sums[i * heads + h]);
+      }
+    };
+    // In a straight line, code generation would bring forward more loads than there are registers for.
+    ForVectors(spec_.key_width, Carry(sums), add, keys.size() > 1 ? 2 : kUnrolled);
+  }
+
+  // As many dot products as a vector has lanes at once. Past the last position the last key is read again.
+  void ScoresTogether(Ptr keys, Int n) {
+    const auto heads = static_cast<size_t>(spec_.heads), pitch = static_cast<size_t>(spec_.pitch());
+    const Int key_pitch = Stride(spec_.k, batch_), last = Plus(n, -1);
+    b_.For(b_.Const(0), n, at_once_, {}, [&](Int position) {
+      std::vector<Ptr> some;
+      for (int64_t i = 0; i < at_once_; ++i) {
+        const Int at = i == 0 ? position : b_.Min(Plus(position, i), last);
+        some.push_back(b_.Offset(keys, spec_.k.dtype, b_.Mul(at, key_pitch)));
+        FetchAhead(spec_.k.dtype, some.back(), spec_.key_width);
+      }
+      std::vector<Vec> sums(some.size() * heads, b_.Splat(0)), rows(static_cast<size_t>(lanes_), b_.Splat(0));
+      AddProducts(some, sums);
+      for (size_t i = 0; i < some.size(); ++i) {
+        for (size_t h = 0; h < heads; ++h) rows[i * pitch + h] = sums[i * heads + h];
+      }
+      b_.Store(kF32, At(scores_, Times(position, spec_.pitch())), b_.ReduceAddRows(std::move(rows)));
+    });
+  }
+
+  // One position after the other, as they lie in memory, which the CPU fetches best; of one or two queries it is memory
+  // that takes the time.
+  void ScoresInTurn(Ptr keys, Int n) {
+    b_.For(b_.Const(0), n, 1, {&keys}, [&](Int position) {
+      std::vector<Vec> sums(static_cast<size_t>(spec_.heads), b_.Splat(0));
+      AddProducts({keys}, sums);
+      const Ptr to = At(scores_, Times(position, spec_.pitch()));
+      for (int64_t h = 0; h < spec_.heads; ++h) {
+        b_.StoreFirst(kF32, At(to, b_.Const(h)), b_.ReduceAdd(sums[static_cast<size_t>(h)]));
+      }
+      keys = b_.Offset(keys, spec_.k.dtype, Stride(spec_.k, batch_));
+    });
+  }
+
+  // As SoftmaxOfMany. The sums of a query stay in the lanes of its positions until the end.
+  void SoftmaxOfFew(Int n) {
+    Vec m = b_.Load(kF32, maxima_);
+    b_.For(b_.Const(0), n, at_once_, {&m},
+           [&](Int i) { m = Larger(m, b_.Load(kF32, At(scores_, Times(i, spec_.pitch())))); });
+    m = b_.ReduceMax(m, spec_.pitch());
+    Vec sum = b_.Splat(0);
+    b_.For(b_.Const(0), n, at_once_, {&sum}, [&](Int i) {
+      const Ptr place = At(scores_, Times(i, spec_.pitch()));
+      const Vec p = EmitExp(b_, b_.Sub(b_.Load(kF32, place), m));
+      b_.Store(kF32, place, p);
+      sum = b_.Add(sum, p);
+    });
+    Renew(b_.Const(0), m, sum);
   }
 
   // ---- Both ----
@@ -378,7 +428,7 @@ class AttendEmitter {
       const Vec correction = b_.LoadSplat(kF32, At(corrections_, Plus(query, i)));
       for (int v = 0; v < columns; ++v) c.push_back(b_.Mul(b_.Load(kF32, place(i, v)), correction));
     }
-    Ptr row = b_.Offset(values, spec_.v.dtype, e), p = At(scores_, Times(query, row_pitch_));
+    Ptr row = b_.Offset(values, spec_.v.dtype, e), p = At(scores_, query);
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&row);
     carried.push_back(&p);
@@ -386,10 +436,11 @@ class AttendEmitter {
     const auto add = [&](Int first, Int end, bool masked) {
       b_.For(first, end, 1, carried, [&](Int) {
         std::vector<Vec> x;
+        FetchAhead(spec_.v.dtype, row, columns * lanes_);
         for (int v = 0; v < columns; ++v)
           x.push_back(b_.Load(spec_.v.dtype, b_.Offset(row, spec_.v.dtype, b_.Const(v * lanes_)), mask));
         for (int i = 0; i < queries; ++i) {
-          const Vec weight = b_.LoadSplat(kF32, At(p, b_.Const(i * row_pitch_)));
+          const Vec weight = b_.LoadSplat(kF32, At(p, b_.Const(i)));
           for (int v = 0; v < columns; ++v) {
             Vec& sum = c[static_cast<size_t>(i * columns + v)];
             Vec value = x[static_cast<size_t>(v)];
@@ -399,7 +450,7 @@ class AttendEmitter {
           }
         }
         row = b_.Offset(row, spec_.v.dtype, Stride(spec_.v, batch_));
-        p = At(p, b_.Const(position_pitch_));
+        p = At(p, b_.Const(spec_.pitch()));
       });
     };
     const bool some_masked = spec_.mask || (spec_.wide && spec_.pos);
@@ -412,6 +463,7 @@ class AttendEmitter {
 
   // o / l; a query that sees nothing has l = 0 and o = 0.
   void Finish() {
+    if (!spec_.wide) b_.Store(kF32, sums_, b_.ReduceAdd(b_.Load(kF32, sums_), spec_.pitch()));
     ForQueries([&](Int t, Int h, Int query) {
       const Ptr from = At(outputs_, Times(query, spec_.value_pitch()));
       const DType stored = spec_.out.dtype;
@@ -430,7 +482,7 @@ class AttendEmitter {
   const Int positions_;
   const size_t batch_;
   int vectors_ = 1;                                               // of queries, in a tile of scores
-  int64_t row_pitch_ = 1, position_pitch_ = 1;                    // of scores_
+  int64_t at_once_ = 1;                                           // positions in a vector of scores of few queries
   Ptr queries_, scores_, outputs_, maxima_, sums_, corrections_;  // in scratch
   Ptr q_, k_, v_, out_, pos_, mask_;                              // of the grain
   Int rows_, heads_, count_, all_see_, end_;

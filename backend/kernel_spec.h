@@ -10,6 +10,7 @@
 // way.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -90,17 +91,23 @@ struct AttendSpec {
 
   static constexpr int64_t kMaxQueries = 32;        // heads * rows at most
   static constexpr int64_t kAlign = 16;             // floats: parts of the scratch begin at multiples of it
-  int64_t tile() const { return wide ? 48 : 128; }  // positions
+  int64_t tile() const { return wide ? 48 : 256; }  // positions
   bool copies_keys() const { return wide && k.dtype != DType::kF32; }
+  int64_t key_pitch() const { return AlignUp(key_width, kAlign); }
   int64_t value_pitch() const { return AlignUp(value_width, kAlign); }
-  // Floats of scratch before each part, and of all: queries [d][32] or none; scores [tile][32] or [heads][tile];
-  // outputs [queries][pitch]; maxima, sums and corrections [queries] each; keys in f32 [tile][d] where they are copied.
-  int64_t queries() const { return wide ? kMaxQueries : AlignUp(heads, kAlign); }
-  int64_t scores_at() const { return wide ? key_width * kMaxQueries : 0; }
-  int64_t outputs_at() const { return scores_at() + tile() * (wide ? kMaxQueries : heads); }
+  // Of what lies [..][query]: few queries are padded to a power of two, at most 8, so that they divide a vector.
+  int64_t pitch() const {
+    return wide ? kMaxQueries : static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(heads)));
+  }
+  // Floats of scratch before each part, and of all: queries, many as [d][32], few as [query][key pitch]; scores
+  // [tile][pitch]; outputs [query][value pitch]; maxima, sums and corrections [queries] each; keys in f32 [tile][key
+  // pitch] where they are copied.
+  int64_t queries() const { return AlignUp(pitch(), kAlign); }
+  int64_t scores_at() const { return wide ? key_width * kMaxQueries : heads * key_pitch(); }
+  int64_t outputs_at() const { return scores_at() + tile() * pitch(); }
   int64_t rows_at() const { return outputs_at() + (wide ? kMaxQueries : heads) * value_pitch(); }
   int64_t keys_at() const { return rows_at() + 3 * queries(); }
-  int64_t scratch_floats() const { return keys_at() + (copies_keys() ? tile() * AlignUp(key_width, kAlign) : 0); }
+  int64_t scratch_floats() const { return keys_at() + (copies_keys() ? tile() * key_pitch() : 0); }
 };
 
 // An axis that no grain cuts.

@@ -341,6 +341,11 @@ Vec VectorBuilder::LoadStrided(DType dtype, Ptr at, Int stride, Int count) {
   });
   return {lanes.v};
 }
+void VectorBuilder::Prefetch(Ptr at) {
+  constexpr unsigned kRead = 0, kSecondLevel = 2, kData = 1;
+  s_->Call(llvm::Intrinsic::prefetch, {s_->b.getPtrTy()},
+           {at.v, s_->b.getInt32(kRead), s_->b.getInt32(kSecondLevel), s_->b.getInt32(kData)});
+}
 void VectorBuilder::Store(DType dtype, Ptr at, Vec value, const Mask* mask) {
   s_->StoreVector(s_->Narrow(dtype, value.v), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr);
 }
@@ -479,14 +484,44 @@ Vec VectorBuilder::ReduceAdd(Vec a) {
   Value* sum = s_->b.CreateFAddReduce(llvm::ConstantFP::getNegativeZero(s_->b.getFloatTy()), a.v);
   return {s_->SplatOf(sum)};
 }
-Vec VectorBuilder::ReduceMax(Vec a) {
-  // By halves, so that NaN travels as Max has it.
-  std::vector<int> order(static_cast<size_t>(lanes()));
-  for (int half = lanes() / 2; half > 0; half /= 2) {
-    for (int i = 0; i < lanes(); ++i) order[static_cast<size_t>(i)] = i ^ half;
-    a = Max(a, Vec{s_->b.CreateShuffleVector(a.v, order)});
+namespace {
+
+// By halves: each lane and the one whose index differs in one bit, from the highest down to `apart`.
+Vec FoldLanes(llvm::IRBuilder<>& b, int lanes, Vec a, int64_t apart, const std::function<Vec(Vec, Vec)>& join) {
+  std::vector<int> order(static_cast<size_t>(lanes));
+  for (int half = lanes / 2; half >= apart; half /= 2) {
+    for (int i = 0; i < lanes; ++i) order[static_cast<size_t>(i)] = i ^ half;
+    a = join(a, Vec{b.CreateShuffleVector(a.v, order)});
   }
   return a;
+}
+
+}  // namespace
+
+Vec VectorBuilder::ReduceAdd(Vec a, int64_t apart) {
+  return FoldLanes(s_->b, lanes(), a, apart, [&](Vec x, Vec y) { return Add(x, y); });
+}
+Vec VectorBuilder::ReduceMax(Vec a, int64_t apart) {  // NaN travels as Max has it
+  return FoldLanes(s_->b, lanes(), a, apart, [&](Vec x, Vec y) { return Max(x, y); });
+}
+Vec VectorBuilder::ReduceAddRows(std::vector<Vec> rows) {
+  // By halves, too: of two rows, those lanes of the first whose index lacks a bit and those of the second that have it,
+  // and the same with the other half of each, added. A lane's sum is taken in the same order in every row.
+  const int n = lanes();
+  std::vector<int> own(static_cast<size_t>(n)), other(own);
+  for (int half = n / 2; half > 0; half /= 2) {
+    for (int i = 0; i < n; ++i) {
+      const int row = (i & half) != 0 ? n : 0;
+      own[static_cast<size_t>(i)] = row + i;
+      other[static_cast<size_t>(i)] = row + (i ^ half);
+    }
+    for (int i = 0; i < half; ++i) {
+      Vec& a = rows[static_cast<size_t>(i)];
+      const Vec& b = rows[static_cast<size_t>(i + half)];
+      a = Add(Vec{s_->b.CreateShuffleVector(a.v, b.v, own)}, Vec{s_->b.CreateShuffleVector(a.v, b.v, other)});
+    }
+  }
+  return rows[0];
 }
 
 }  // namespace sinter

@@ -86,6 +86,7 @@ class VectorBuilder {
   Vec Load(DType dtype, Ptr at, const Mask* mask = nullptr);
   Vec LoadSplat(DType dtype, Ptr at);
   Vec LoadStrided(DType dtype, Ptr at, Int stride, Int count);  // lane i: element i*stride for i < count, else 0
+  void Prefetch(Ptr at);  // its cache line, into the second level; any address is legal
   void Store(DType dtype, Ptr at, Vec value, const Mask* mask = nullptr);
   void StoreFirst(DType dtype, Ptr at, Vec value);  // lane 0 alone
   void StoreStrided(DType dtype, Ptr at, Int stride, Int count, Vec value);
@@ -133,7 +134,11 @@ class VectorBuilder {
   void SplitExponent(Vec x, Vec* mantissa, Vec* exponent);
   Vec SwapPairs(Vec a);  // lanes 2i and 2i+1 exchanged
   Vec ReduceAdd(Vec a);  // in every lane
-  Vec ReduceMax(Vec a);
+  // Over the lanes that lie a multiple of `apart`, a power of two, from each lane; with 1 over all of them.
+  Vec ReduceAdd(Vec a, int64_t apart);
+  Vec ReduceMax(Vec a, int64_t apart = 1);
+  // Lane i is the sum of the lanes of rows[i]; there are as many rows as lanes.
+  Vec ReduceAddRows(std::vector<Vec> rows);
 
  private:
   struct State;

@@ -3,6 +3,7 @@
 //
 // BM_Decode: one row over a cache that no cache of the CPU holds; gbs, the bytes of keys and values read a second, and
 // limit, the percentage of the speed at which as many bytes are read with as many threads in this process.
+// BM_Cached: the same over a cache that the CPU's second level holds: the arithmetic alone.
 // BM_Context: one row through all layers of a model after 1,900 positions and after 16, in turn; added_us, by how much
 // the first takes longer (median of the pairs), and read_us, how long reading the bytes takes by which they differ.
 // BM_Prefill: many rows at once, the last of `context` positions; gflops of the products that the mask leaves, and
@@ -159,6 +160,10 @@ int main(int argc, char** argv) {
                        [&shape, positions](benchmark::State& state, int n) {
                          return sinter::DecodeRow(state, shape, positions, n);
                        });
+      const int64_t cached = (int64_t{512} << 10) / shape.BytesOf(1);
+      sinter::Register(
+          absl::StrCat("BM_Cached/", shape.name, "/", shape.cache, "/context:", cached), threads,
+          [&shape, cached](benchmark::State& state, int n) { return sinter::DecodeRow(state, shape, cached, n); });
       sinter::Register(absl::StrCat("BM_Context/", shape.name, "/", shape.cache), threads,
                        [&shape](benchmark::State& state, int n) { return sinter::Context(state, shape, n); });
       for (const auto& [rows, context] : {std::pair{256, 256}, std::pair{512, 2048}}) {
