@@ -65,6 +65,9 @@ class AttendBuilder {
     const auto operand = static_cast<uint32_t>(param - body_.params().begin());
     if (!packs_.empty() && !packs_[operand].empty()) return No("a packed weight outside a product");
     const Type& type = body_.type(value);
+    if (IsQuantized(type.dtype) && !(type.dtype == DType::kQ8_0 && body_.type(view->base).state)) {
+      return No(absl::StrCat("keys or values of type ", Info(type.dtype).name, " outside a cache"));
+    }
     Access access{
         operand, type.dtype, body_.type(view->base).state, view->offset, std::vector<DimExpr>(rank, DimExpr(0)), {}};
     const size_t own = type.dims.size();

@@ -88,6 +88,14 @@ class AttendEmitter {
       b_.For(b_.Const(0), heads_, 1, {}, [&](Int h) { body(t, h, b_.Add(first, h)); });
     });
   }
+  // Lanes from element `at` on of a row of keys or values that begins a block.
+  Vec LoadRow(DType dtype, Ptr row, Int at, const Mask* mask) {
+    if (!IsQuantized(dtype)) return b_.Load(dtype, b_.Offset(row, dtype, at), mask);
+    const int64_t block = Info(dtype).block_elems;
+    int64_t known;
+    const bool is_known = b_.IsConst(at, &known);
+    return b_.LoadOfBlock(b_.Offset(row, dtype, at), is_known ? b_.Const(known % block) : b_.Rem(at, b_.Const(block)));
+  }
   // How many positions row t sees.
   Int Limit(Int t) {
     const Ptr at = b_.Offset(pos_, spec_.pos->dtype, b_.Mul(t, Stride(*spec_.pos, batch_)));
@@ -186,7 +194,7 @@ class AttendEmitter {
       b_.For(b_.Const(0), n, 1, {}, [&](Int i) {
         const Ptr from = b_.Offset(keys, spec_.k.dtype, b_.Mul(i, pitch)), to = At(copy, Times(i, copy_pitch));
         ForVectors(spec_.key_width, {}, [&](Int d, const Mask* mask) {
-          b_.Store(kF32, At(to, d), b_.Load(spec_.k.dtype, b_.Offset(from, spec_.k.dtype, d), mask), mask);
+          b_.Store(kF32, At(to, d), LoadRow(spec_.k.dtype, from, d, mask), mask);
         });
       });
       keys = copy;
@@ -300,9 +308,10 @@ class AttendEmitter {
   void FetchAhead(DType dtype, Ptr row, int64_t elements) {
     constexpr int64_t kHeads = 5, kAheadBytes = 4096, kLineBytes = 64;
     if (spec_.wide || spec_.heads < kHeads) return;
-    const int64_t bytes = Info(dtype).block_bytes;
-    for (int64_t i = 0; i < elements; i += kLineBytes / bytes) {
-      b_.Prefetch(b_.Offset(row, dtype, b_.Const(kAheadBytes / bytes + i)));
+    const DTypeInfo& info = Info(dtype);
+    const int64_t bytes = elements * info.block_bytes / info.block_elems;
+    for (int64_t i = 0; i < bytes; i += kLineBytes) {
+      b_.Prefetch(b_.Offset(row, DType::kI8, b_.Const(kAheadBytes + i)));
     }
   }
 
@@ -337,7 +346,7 @@ class AttendEmitter {
     const auto heads = static_cast<size_t>(spec_.heads);
     const auto add = [&](Int d, const Mask* mask) {
       std::vector<Vec> x;
-      for (const Ptr& key : keys) x.push_back(b_.Load(spec_.k.dtype, b_.Offset(key, spec_.k.dtype, d), mask));
+      for (const Ptr& key : keys) x.push_back(LoadRow(spec_.k.dtype, key, d, mask));
       for (size_t h = 0; h < heads; ++h) {
         const Vec q = b_.Load(kF32, At(queries_, Plus(d, static_cast<int64_t>(h) * spec_.key_pitch())));
         for (size_t i = 0; i < keys.size(); ++i) sums[i * heads + h] = b_.Fma(x[i], q, sums[i * heads + h]);
@@ -428,7 +437,10 @@ class AttendEmitter {
       const Vec correction = b_.LoadSplat(kF32, At(corrections_, Plus(query, i)));
       for (int v = 0; v < columns; ++v) c.push_back(b_.Mul(b_.Load(kF32, place(i, v)), correction));
     }
-    Ptr row = b_.Offset(values, spec_.v.dtype, e), p = At(scores_, query);
+    // Of a quantized row the block in which column e lies, and where in it.
+    const int64_t block = Info(spec_.v.dtype).block_elems;
+    const Int within = columns * lanes_ % block == 0 ? b_.Const(0) : b_.Rem(e, b_.Const(block));
+    Ptr row = b_.Offset(values, spec_.v.dtype, block > 1 ? b_.Sub(e, within) : e), p = At(scores_, query);
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&row);
     carried.push_back(&p);
@@ -437,8 +449,11 @@ class AttendEmitter {
       b_.For(first, end, 1, carried, [&](Int) {
         std::vector<Vec> x;
         FetchAhead(spec_.v.dtype, row, columns * lanes_);
-        for (int v = 0; v < columns; ++v)
-          x.push_back(b_.Load(spec_.v.dtype, b_.Offset(row, spec_.v.dtype, b_.Const(v * lanes_)), mask));
+        for (int v = 0; v < columns; ++v) {
+          const Int at = b_.Const(v * lanes_);
+          const bool in_one = columns * lanes_ < block;  // the columns of the tile lie in one block
+          x.push_back(in_one ? b_.LoadOfBlock(row, b_.Add(within, at)) : LoadRow(spec_.v.dtype, row, at, mask));
+        }
         for (int i = 0; i < queries; ++i) {
           const Vec weight = b_.LoadSplat(kF32, At(p, b_.Const(i)));
           for (int v = 0; v < columns; ++v) {

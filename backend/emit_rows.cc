@@ -45,6 +45,7 @@ constexpr std::pair<OpKind, EmitElementwise> kElementwiseEmitters[] = {
     {OpKind::kTanh, [](VectorBuilder& b, const Vec* x) { return EmitTanh(b, x[0]); }},
     {OpKind::kErf, [](VectorBuilder& b, const Vec* x) { return EmitErf(b, x[0]); }},
     {OpKind::kConvert, [](VectorBuilder&, const Vec* x) { return x[0]; }},
+    {OpKind::kDequantize, [](VectorBuilder&, const Vec* x) { return x[0]; }},
 };
 
 EmitElementwise ElementwiseEmitter(OpKind kind) {
@@ -183,8 +184,22 @@ class RowEmitter {
     ForEachRow([&] {
       for (size_t i : element_stores) Hoist(spec_.stores[i].value);
     });
-    Pass(1, {}, [&](Place& place, size_t) {
-      for (size_t i : element_stores) StoreAt(spec_.stores[i], row().stores[i], place);
+    const DType stored = spec_.stores[element_stores[0]].to.dtype;  // quantized: so are all, as those of a cache are
+    const int64_t block = Info(stored).block_elems;
+    std::vector<std::vector<Vec>> blocks(group_.size() * spec_.stores.size());
+    Pass(block > 1 ? static_cast<int>(block / b_.lanes()) : 1, {}, [&](Place& place, size_t chain) {
+      for (size_t i : element_stores) {
+        if (block == 1) {
+          StoreAt(spec_.stores[i], row().stores[i], place);
+          continue;
+        }
+        std::vector<Vec>& vectors = blocks[row_ * spec_.stores.size() + i];
+        if (chain == 0) vectors.clear();
+        vectors.push_back(At(spec_.stores[i].value, place).floats);
+        const int64_t first = static_cast<int64_t>(chain) * b_.lanes();
+        if (first + b_.lanes() < block) continue;
+        b_.StoreBlock(b_.Offset(row().stores[i], stored, b_.Sub(place.at, b_.Const(first))), vectors);
+      }
     });
   }
 
@@ -463,6 +478,10 @@ class RowEmitter {
     const Access& access = spec_.leaves.at(value);
     const DimExpr& stride = access.strides[inner_];
     const bool splat = stride.is_const() && stride.constant() == 0;
+    if (IsQuantized(access.dtype)) {  // rows of whole blocks, hence of whole vectors
+      const Ptr block = b_.Offset(row().addresses.at(value), access.dtype, place.at);
+      return Lanes::Of(b_.LoadOfBlock(block, b_.Rem(place.at, b_.Const(Info(access.dtype).block_elems))));
+    }
     const Ptr at = splat ? row().addresses.at(value)
                          : b_.Offset(row().addresses.at(value), access.dtype, b_.Mul(place.at, b_.Dim(stride)));
     if (access.dtype == DType::kBool) return Lanes::Of(splat ? b_.LoadMaskSplat(at) : b_.LoadMask(at, place.mask));

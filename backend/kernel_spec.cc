@@ -26,7 +26,8 @@ std::string TypeProblem(const Graph& expr, const OpData& op) {
     const DType t = expr.type(v).dtype;
     const bool mask = t == DType::kBool && op.kind() == OpKind::kSelect;
     const bool convertible = IsInt(t) && t != DType::kI64 && op.kind() == OpKind::kConvert;
-    if (!mask && !convertible && !IsReal(t)) return absl::StrCat(op.def().name, " of ", Info(t).name);
+    const bool blocks = op.kind() == OpKind::kDequantize;  // a leaf, which is checked as such
+    if (!mask && !convertible && !blocks && !IsReal(t)) return absl::StrCat(op.def().name, " of ", Info(t).name);
   }
   const DType t = expr.type(op.results[0]).dtype;
   return IsReal(t) ? "" : absl::StrCat(op.def().name, " to ", Info(t).name);
@@ -44,7 +45,9 @@ std::string TypeProblem(const RowSpec& row) {
     return !stride.is_one() && !(stride.is_const() && stride.constant() == 0);
   };
   for (const auto& [value, access] : row.leaves) {
-    if (IsQuantized(access.dtype) || access.dtype == DType::kF64) {
+    // Of a cache, whole blocks of q8_0 are read by dequantize alone.
+    const bool cached = access.state && access.dtype == DType::kQ8_0 && access.strides.back().is_one();
+    if ((IsQuantized(access.dtype) && !cached) || access.dtype == DType::kF64) {
       return absl::StrCat("elements of type ", Info(access.dtype).name);
     }
     const auto rope = expr.DefAs<ops::Rope>(value);

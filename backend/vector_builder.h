@@ -81,10 +81,13 @@ class VectorBuilder {
   // Memory. Offsets count elements of `dtype`, one byte each for bool.
   Ptr Operand(uint32_t index, bool state);  // a state's is its first page
   Ptr Scratch();
-  Ptr Offset(Ptr base, DType dtype, Int elems);
-  Int LoadIndex(DType dtype, Ptr at);  // i32 or i64, widened
+  Ptr Offset(Ptr base, DType dtype, Int elems);  // of a quantized type whole blocks
+  Int LoadIndex(DType dtype, Ptr at);            // i32 or i64, widened
   Vec Load(DType dtype, Ptr at, const Mask* mask = nullptr);
   Vec LoadSplat(DType dtype, Ptr at);
+  // Of q8_0: elements from `first` on of a block that they do not leave; all lanes of a block, rounded as Encode does.
+  Vec LoadOfBlock(Ptr block, Int first);
+  void StoreBlock(Ptr block, const std::vector<Vec>& values);
   Vec LoadStrided(DType dtype, Ptr at, Int stride, Int count);  // lane i: element i*stride for i < count, else 0
   void Prefetch(Ptr at);  // its cache line, into the second level; any address is legal
   void Store(DType dtype, Ptr at, Vec value, const Mask* mask = nullptr);

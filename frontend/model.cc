@@ -92,8 +92,15 @@ absl::Status ChooseCacheType(const ImportOptions& options, Model& model) {
   }
   model.kv = options.kv.value_or(model.kv);
   if (model.kv == DType::kF32 || model.kv == DType::kF16) return absl::OkStatus();
-  return absl::UnimplementedError(
-      absl::StrCat("a KV cache of type ", Info(model.kv).name, " is not supported; types are f32 and f16"));
+  if (model.kv != DType::kQ8_0) {
+    return absl::UnimplementedError(
+        absl::StrCat("a KV cache of type ", Info(model.kv).name, " is not supported; types are f32, f16 and q8_0"));
+  }
+  const int64_t block = Info(model.kv).block_elems;
+  if (model.config.head_width % block == 0) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("--kv=q8_0 needs heads whose width is a multiple of ", block,
+                                               "; those of this model have ", model.config.head_width,
+                                               ": choose --kv=f16 or --kv=f32"));
 }
 
 }  // namespace

@@ -90,6 +90,9 @@ class Transformer {
   ValueId Heads(ValueId x, int64_t first, int64_t heads_per_group, const std::string& name);
   ValueId Turn(ValueId x, const std::string& name);
   ValueId ToCache(ValueId x, const std::string& name);
+  ValueId FromCache(ValueId x, const std::string& name);
+  // Of the rows that attention reads: a quantized cache takes and gives f32.
+  DType CachedRows() const { return IsQuantized(options_.kv) ? DType::kF32 : options_.kv; }
 
   Module& module_;
   const ModelConfig& config_;
@@ -135,8 +138,8 @@ absl::Status Transformer::AddBodies() {
     SINTER_ASSIGN_OR_RETURN(const TensorInfo info, weights_.Find(spec.name));
     SINTER_RETURN_IF_ERROR(AddBody(spec.dims[1], info.dtype));
   }
-  SINTER_RETURN_IF_ERROR(AddBody(config_.head_width, options_.kv));
-  return AddBody(p_ + t_, options_.kv);
+  SINTER_RETURN_IF_ERROR(AddBody(config_.head_width, CachedRows()));
+  return AddBody(p_ + t_, CachedRows());
 }
 
 ValueId Transformer::Weight(const std::string& name) {
@@ -189,8 +192,14 @@ ValueId Transformer::Turn(ValueId x, const std::string& name) {
 }
 
 ValueId Transformer::ToCache(ValueId x, const std::string& name) {
-  if (options_.kv == DType::kF32) return x;
+  if (CachedRows() == DType::kF32) return x;
   return w_->Add(ops::Convert{x}, {prefix_ + name}, {Type{options_.kv, {config_.kv_heads, 1, t_, config_.head_width}}});
+}
+
+ValueId Transformer::FromCache(ValueId x, const std::string& name) {
+  if (!IsQuantized(options_.kv)) return x;
+  return w_->Add(ops::Dequantize{x}, {prefix_ + name},
+                 {Type{DType::kF32, {config_.kv_heads, p_ + t_, config_.head_width}}});
 }
 
 // scores [G,Q,T,P+T]: exp(scale*s - max) / sum over the positions that the mask shows.
@@ -222,14 +231,15 @@ ValueId Transformer::Attention(ValueId x, int64_t layer) {
   k = ToCache(k, "k_cached");
   v = ToCache(v, "v_cached");
   caches_[layer] = w_->Add(ops::KvAppend{caches_[layer], k, v, pos_}, {absl::StrCat("kv", layer, ".next")});
-  const ValueId keys = w_->Add(ops::KvView{caches_[layer], p_ + t_}, {prefix_ + "K", prefix_ + "V"});
-  const ValueId values = w_->SecondOf(keys);
-  const ValueId scores = w_->Add(ops::Loop{.body = Body(c.head_width, options_.kv),
+  const ValueId views = w_->Add(ops::KvView{caches_[layer], p_ + t_}, {prefix_ + "K", prefix_ + "V"});
+  const ValueId keys = FromCache(views, "K_values");
+  const ValueId values = FromCache(w_->SecondOf(views), "V_values");
+  const ValueId scores = w_->Add(ops::Loop{.body = Body(c.head_width, CachedRows()),
                                            .args = {q, keys},
                                            .over = "g q t s",
                                            .slices = {"g q t .", "g s ."}},
                                  {prefix_ + "scores"});
-  const ValueId mixed = w_->Add(ops::Loop{.body = Body(p_ + t_, options_.kv),
+  const ValueId mixed = w_->Add(ops::Loop{.body = Body(p_ + t_, CachedRows()),
                                           .args = {Softmax(scores), values},
                                           .over = "g q t d",
                                           .slices = {"g q t .", "g . d"}},

@@ -105,6 +105,24 @@ void DecodeQ8_0(const uint8_t* bytes, absl::Span<double> out) {
   }
 }
 
+void EncodeQ8_0(absl::Span<const double> values, uint8_t* bytes) {
+  for (size_t i = 0; i < values.size(); i += 32, bytes += 34) {
+    double largest = 0;
+    for (size_t j = 0; j < 32; ++j) {
+      const double size = std::abs(values[i + j]);
+      largest = largest < size || std::isnan(size) ? size : largest;
+      if (std::isnan(largest)) break;
+    }
+    const double scale = std::isfinite(largest) ? largest / 127 : std::numeric_limits<double>::quiet_NaN();
+    const uint16_t half = Narrow<5, 10>(scale);
+    std::memcpy(bytes, &half, sizeof(half));
+    for (size_t j = 0; j < 32; ++j) {
+      const double quantum = scale > 0 ? std::nearbyint(values[i + j] / scale) : 0;
+      bytes[2 + j] = static_cast<uint8_t>(static_cast<int8_t>(quantum));
+    }
+  }
+}
+
 void DecodeQ4_0(const uint8_t* bytes, absl::Span<double> out) {
   for (size_t i = 0; i < out.size(); i += 32, bytes += 18) {
     const double scale = BlockScale(bytes);
@@ -138,7 +156,7 @@ constexpr Functions kFunctions[] = {
     Plain<DType::kI32>(),
     Plain<DType::kI64>(),
     Plain<DType::kBool>(),
-    {DType::kQ8_0, DecodeQ8_0, nullptr, nullptr},
+    {DType::kQ8_0, DecodeQ8_0, EncodeQ8_0, nullptr},
     {DType::kQ4_0, DecodeQ4_0, nullptr, nullptr},
 };
 

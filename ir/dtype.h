@@ -42,7 +42,8 @@ int64_t ElemBytes(DType dtype, int64_t elems);
 
 // Elements [0, out.size()) of `bytes`, widened to double; out.size() is a multiple of the block.
 void Decode(DType dtype, const uint8_t* bytes, absl::Span<double> out);
-// The opposite, for the types that are not quantized; rounds to nearest, ties to even.
+// The opposite, for q8_0 and the types that are not quantized; rounds to nearest, ties to even. A block of q8_0 has the
+// scale max|x| / 127, as ggml quantizes; one that holds what is not finite has the scale NaN.
 void Encode(DType dtype, absl::Span<const double> values, uint8_t* bytes);
 // `value` as it would be after a trip through `dtype` (not quantized).
 double RoundTo(DType dtype, double value);

@@ -20,6 +20,11 @@ absl::Status Eval(const ops::KvAppend& op, EvalContext& ctx) {
         const double* from = planes[plane]->values.data() + (g * t_count + t) * width;
         double* to = out.values.data() + ((plane * groups + g) * capacity + static_cast<size_t>(row)) * width;
         std::copy(from, from + width, to);
+        if (IsQuantized(cache.dtype)) {
+          std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(cache.dtype, cache.dims[3])));
+          Encode(cache.dtype, absl::MakeSpan(to, width), bytes.data());
+          Decode(cache.dtype, bytes.data(), absl::MakeSpan(to, width));
+        }
       }
     }
   }

@@ -168,7 +168,9 @@ absl::Status Infer(const ops::Attend& op, InferContext& ctx) {
   }
   if (q.dtype != DType::kF32) return Fail(ctx, 2, "expected q of f32; found ", Show(ctx, op.q));
   for (ValueId id : {op.k, op.v}) {
-    if (!IsReal(ctx.type(id).dtype)) return Fail(ctx, 3, "expected f32, f16 or bf16; found ", Show(ctx, id));
+    if (!IsReal(ctx.type(id).dtype) && !IsQuantized(ctx.type(id).dtype)) {
+      return Fail(ctx, 3, "expected f32, f16, bf16 or quantized; found ", Show(ctx, id));
+    }
     SINTER_RETURN_IF_ERROR(CheckBatch(ctx, 4, op.q, id));
   }
   const DimExpr &positions = k.dims[k.dims.size() - 2], &width = v.dims.back();

@@ -16,10 +16,14 @@ absl::Status CheckCache(const InferContext& ctx, ValueId cache) {
 absl::Status Infer(const ops::KvAppend& op, InferContext& ctx) {
   SINTER_RETURN_IF_ERROR(CheckCache(ctx, op.cache));
   const Type &cache = ctx.type(op.cache), &k = ctx.type(op.k), &pos = ctx.type(op.pos);
+  if (IsQuantized(cache.dtype) && cache.dtype != DType::kQ8_0) {
+    return Fail(ctx, 1, "expected a cache of q8_0 or of a type that is not quantized; found ", Show(ctx, op.cache));
+  }
   if (pos.rank() != 1 || !IsIndex(pos.dtype)) {
     return Fail(ctx, 2, "expected positions i32[T] or i64[T]; found ", Show(ctx, op.pos));
   }
-  const Type expected{cache.dtype, {cache.dims[1], 1, pos.dims[0], cache.dims[3]}};
+  const DType row = IsQuantized(cache.dtype) ? DType::kF32 : cache.dtype;
+  const Type expected{row, {cache.dims[1], 1, pos.dims[0], cache.dims[3]}};
   if (k != expected) return Fail(ctx, 3, "expected k of type ", Show(ctx, expected), "; found ", Show(ctx, op.k));
   if (ctx.type(op.v) != expected) {
     return Fail(ctx, 4, "expected v of type ", Show(ctx, expected), "; found ", Show(ctx, op.v));

@@ -1,6 +1,6 @@
 // fuse-attention: q k^T, softmax and the product with v become attend, so that the scores are never written; then what
 // stands before it and says the same of fewer bytes joins it: a scale of q or k, keys and values repeated for the heads
-// that share them.
+// that share them or dequantized.
 //
 // Which axes may batch is Infer's to say, for gemm and attend alike: a repeated axis that heads do not share, or a
 // product along other axes, gives the new op another type or none, and the rule does not apply.
@@ -39,6 +39,8 @@ std::vector<Rule> FuseAttention() {
     add("attend-scale", "%x = div %q, $c", "%x, %k, %v", "%q, %k, %v", "$a/$c", QuotientIsFinite);
     add("attend-scale", "%x = mul %k, $c", "%q, %x, %v", "%q, %k, %v", "$a*$c", ProductIsFinite);
     add("attend-scale", "%x = div %k, $c", "%q, %x, %v", "%q, %k, %v", "$a/$c", QuotientIsFinite);
+    add("attend-dequantize", "%x = dequantize %k", "%q, %x, %v", "%q, %k, %v", "$a", nullptr);
+    add("attend-dequantize", "%x = dequantize %v", "%q, %k, %x", "%q, %k, %v", "$a", nullptr);
     for (const char* axis : {"0", "1"}) {
       const auto repeat = [&](const char* x) {
         return absl::StrCat("%x = repeat ", x, " {axis=", axis, ", times=$n}");

@@ -74,13 +74,20 @@ Tensor RandomTensor(DType dtype, std::vector<int64_t> dims, const KernelRun& run
   Tensor tensor = Tensor::Zeros(dtype, std::move(dims));
   for (double& v : tensor.values) {
     const double uniform = std::ldexp(static_cast<double>(random()), -31) - 1;
-    if (IsFloat(dtype)) {
+    if (IsQuantized(dtype)) {
+      v = run.float_limit * uniform;
+    } else if (IsFloat(dtype)) {
       v = RoundTo(dtype, static_cast<float>(run.float_limit * uniform));
     } else if (dtype == DType::kBool) {
       v = uniform < 0 ? 0 : 1;
     } else {
       v = static_cast<double>(random() % static_cast<uint64_t>(run.int_limit));
     }
+  }
+  if (IsQuantized(dtype)) {  // what is quantized again stays as it is
+    std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(dtype, tensor.elems())));
+    Encode(dtype, tensor.values, bytes.data());
+    Decode(dtype, bytes.data(), absl::MakeSpan(tensor.values));
   }
   return tensor;
 }

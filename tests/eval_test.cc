@@ -186,6 +186,22 @@ TEST(EvalSources, Dequantize) {
             values);
 }
 
+TEST(EvalState, AQuantizedCacheQuantizesWhatItTakes) {
+  Values row(32);
+  for (size_t i = 0; i < 32; ++i) row[i] = static_cast<double>(i) + 0.3;
+  row[31] = 127;
+  const Tensor zeros{DType::kQ8_0, {2, 1, 2, 32}, Values(128)};
+  const Tensor cache = RunMain(
+      "graph @main(%c: state<q8_0[2,1,2,32]>, %k: f32[1,1,1,32], %p: i32[1]) -> state<q8_0[2,1,2,32]> {"
+      " %n = kv_append %c, %k, %k, %p : state<q8_0[2,1,2,32]> return %n }",
+      {zeros, Tensor{DType::kF32, {1, 1, 1, 32}, row}, Tensor{DType::kI32, {1}, {1}}});
+  for (size_t i = 0; i < 32; ++i) {
+    EXPECT_EQ(cache.values[i], 0);
+    EXPECT_EQ(cache.values[32 + i], i == 31 ? 127 : static_cast<double>(i));
+    EXPECT_EQ(cache.values[96 + i], cache.values[32 + i]);
+  }
+}
+
 TEST(EvalRope, TableHoldsCosinesAndSignedSines) {
   const auto table = [](const std::string& style) {
     return RunMain(absl::StrCat("graph @main() -> f32[3,8] { %f = constant {values=[1, 2]} : f32[2] %y = rope_table %f "

@@ -388,7 +388,14 @@ TEST(OpenModel, ChoosesContextChunkAndCache) {
   EXPECT_EQ(Open(half)->kv, DType::kF16);
   EXPECT_EQ(Open(tiny, {.kv = DType::kF16})->kv, DType::kF16);
   EXPECT_EQ(Open(tiny, {.context = 8, .chunk = 3})->chunk, 3);
-  EXPECT_EQ(Open(tiny, {.kv = DType::kQ8_0}).status().code(), kUnsupported);
+  const absl::Status narrow = Open(tiny, {.kv = DType::kQ8_0}).status();  // heads of 16
+  EXPECT_EQ(narrow.code(), kUnsupported);
+  EXPECT_THAT(std::string(narrow.message()),
+              testing::HasSubstr("--kv=q8_0 needs heads whose width is a multiple of 32"));
+  const auto quantized = Open(MakeTinyModel({.head_width = 32}), {.kv = DType::kQ8_0});
+  ASSERT_TRUE(quantized.ok()) << quantized.status();
+  EXPECT_EQ(quantized->kv, DType::kQ8_0);
+  EXPECT_EQ(Open(tiny, {.kv = DType::kQ4_0}).status().code(), kUnsupported);
   EXPECT_EQ(Open(tiny, {.context = 65})->context, 65) << "rope goes on past what was trained";
   for (int64_t context : {int64_t{-1}, kMostContext + 1, std::numeric_limits<int64_t>::max()}) {
     const absl::Status status = Open(tiny, {.context = context}).status();

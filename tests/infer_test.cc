@@ -434,6 +434,12 @@ TEST_F(InferTest, KvAppend) {
   Refuse("kv_append-c3", ops::KvAppend{.cache = cache, .k = k32, .v = k, .pos = pos});
   Refuse("kv_append-c3", ops::KvAppend{.cache = cache, .k = k, .v = k, .pos = I({P})});
   Refuse("kv_append-c4", ops::KvAppend{.cache = cache, .k = k, .v = wide, .pos = pos});
+  const Type blocks{DType::kQ8_0, {2, 4, 4096, 64}, true};
+  const ValueId quantized = Param(blocks);
+  EXPECT_EQ(Accept(ops::KvAppend{.cache = quantized, .k = k32, .v = k32, .pos = pos}), blocks);
+  Refuse("kv_append-c3", ops::KvAppend{.cache = quantized, .k = k, .v = k32, .pos = pos});
+  const ValueId nibbles = Param({DType::kQ4_0, {2, 4, 4096, 64}, true});
+  Refuse("kv_append-c1", ops::KvAppend{.cache = nibbles, .k = k32, .v = k32, .pos = pos});
 }
 
 TEST_F(InferTest, KvView) {

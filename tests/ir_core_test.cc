@@ -126,6 +126,23 @@ TEST(DTypeTest, QuantizedBlocksDecode) {
   EXPECT_EQ(ElemBytes(DType::kF16, 3), 6);
 }
 
+TEST(DTypeTest, BlocksOfQ8AreEncoded) {
+  std::vector<double> values(96), back(96);
+  for (size_t i = 0; i < 32; ++i) {
+    values[i] = 0.25 * (static_cast<double>(i) * 4 - 127);  // multiples of the scale
+    values[64 + i] = i == 3 ? std::numeric_limits<double>::infinity() : 1;
+  }
+  uint8_t bytes[3 * 34];
+  Encode(DType::kQ8_0, values, bytes);
+  Decode(DType::kQ8_0, bytes, absl::MakeSpan(back));
+  for (size_t i = 0; i < 64; ++i) EXPECT_EQ(back[i], values[i]) << i;
+  for (size_t i = 64; i < 96; ++i) EXPECT_TRUE(std::isnan(back[i])) << "a block that is not finite has no scale";
+  for (size_t i = 0; i < 96; ++i) values[i] = std::sin(static_cast<double>(i));
+  Encode(DType::kQ8_0, values, bytes);
+  Decode(DType::kQ8_0, bytes, absl::MakeSpan(back));
+  for (size_t i = 0; i < 96; ++i) EXPECT_NEAR(back[i], values[i], 0.51 / 127) << i;
+}
+
 TEST(DTypeTest, PlainTypesSurviveEncodeAndDecode) {
   for (const DTypeInfo& info : AllDTypes()) {
     EXPECT_EQ(ParseDType(info.name), info.dtype);

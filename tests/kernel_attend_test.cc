@@ -125,6 +125,38 @@ TEST_P(AttendKernels, CausalCachesOfEachType) {
   Check(suite);
 }
 
+// Blocks of q8_0 are read where they lie. Attention that no pass fuses reads them dequantized.
+TEST_P(AttendKernels, QuantizedCaches) {
+  KernelSuite suite("dim T in 1..40 dim P in 0..360 bound P+T <= 400");
+  std::vector<KernelRun> runs;
+  for (const auto& [t, p] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 0}, {1, 1}, {1, 70}, {1, 255}, {1, 257}, {5, 3}, {33, 50}, {40, 120}}) {
+    Tensor pos = Tensor::Zeros(DType::kI32, {t});
+    for (int64_t i = 0; i < t; ++i) pos.values[static_cast<size_t>(i)] = static_cast<double>(p + i);
+    runs.push_back({.dims = {{"T", t}, {"P", p}}, .args = {{1, pos}}});
+  }
+  for (const int64_t heads : {1, 2, 3, 4, 8, 12}) {
+    for (const int64_t width : {32, 64, 96}) {
+      const std::string state = absl::StrCat("state<q8_0[2,2,400,", width, "]>"),
+                        rows = absl::StrCat("q8_0[2,P+T,", width, "]"), floats = absl::StrCat("f32[2,P+T,", width, "]"),
+                        y = absl::StrCat("f32[2,", heads, ",T,", width, "]");
+      suite.Add(absl::StrCat("(%q: ", y, ", %pos: i32[T], %c: ", state, ") -> (", y, ", ", state,
+                             ") {\n  %m = causal_mask %pos {len=P+T} : bool[T,P+T]\n  %K, %V = kv_view %c {len=P+T} : ",
+                             rows, ", ", rows, "\n  %k = dequantize %K : ", floats, "\n  %v = dequantize %V : ", floats,
+                             "\n  %o = attend %q, %k, %v, %m {scale=0.25} : ", y, "\n  return %o, %c\n}"),
+                runs, {}, "attend");
+    }
+  }
+  Check(suite);
+  KernelSuite plain("dim T in 1..70 dim S in 1..40");
+  plain.Add(
+      "(%c: state<q8_0[2,3,40,64]>) -> (f32[3,S,64], state<q8_0[2,3,40,64]>) {\n"
+      "  %K, %V = kv_view %c {len=S} : q8_0[3,S,64], q8_0[3,S,64]\n  %v = dequantize %V : f32[3,S,64]\n"
+      "  return %v, %c\n}",
+      Sizes({{1, 1}, {1, 40}, {1, 7}}), kExact, "map");
+  Check(plain, "O0");
+}
+
 TEST_P(AttendKernels, MasksThatAreData) {
   KernelSuite suite(kDims);
   const auto runs = Sizes({{1, 1}, {1, 33}, {2, 129}, {4, 48}, {35, 100}});

@@ -111,6 +111,37 @@ TEST_P(MoveKernels, AppendsToTheCacheAndReadsIt) {
   Check(suite);
 }
 
+// Rows whose largest element is 127 quantize to themselves; a row of zeros and one of halves, whose ties go to even.
+TEST_P(MoveKernels, AppendsQuantizedRows) {
+  KernelSuite suite("dim T in 1..6 dim P in 0..11 bound P+T <= 12");
+  for (const int64_t d : {32, 64, 96}) {
+    std::vector<KernelRun> runs;
+    for (const auto& [p, t] : std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {0, 6}, {5, 3}, {11, 1}}) {
+      KernelRun run{.dims = {{"P", p}, {"T", t}}};
+      Tensor k = Tensor::Zeros(DType::kF32, {3, 1, t, d}), v = k, pos = Tensor::Zeros(DType::kI32, {t});
+      for (size_t i = 0; i < k.values.size(); ++i) {
+        const auto at = static_cast<double>(i % 32);
+        k.values[i] = i % 32 == 9 ? -127 : 7 * at - 100;
+        v.values[i] = i < static_cast<size_t>(d) ? 0 : i % 32 == 31 ? 254 : 3 * at - 40;
+      }
+      for (int64_t i = 0; i < t; ++i) pos.values[static_cast<size_t>(i)] = static_cast<double>(p + i);
+      run.args = {{1, k}, {2, v}, {3, pos}};
+      runs.push_back(run);
+    }
+    const std::string state = absl::StrCat("state<q8_0[2,3,12,", d, "]>"), row = absl::StrCat("f32[3,1,T,", d, "]");
+    suite.Add(absl::StrCat("(%c: ", state, ", %k: ", row, ", %v: ", row, ", %pos: i32[T]) -> (", state,
+                           ") {\n  %n = kv_append %c, %k, %v, %pos : ", state, "\n  return %n\n}"),
+              runs, kExact, "move");
+    // Any numbers: f32 may tip one to the next quantum, or the scale to the next f16.
+    for (KernelRun& run : runs) run.args.erase(1), run.args.erase(2), run.float_limit = 3;
+    suite.Add(absl::StrCat("(%c: ", state, ", %h: f32[T,", 3 * d, "], %v: ", row, ", %pos: i32[T]) -> (", state,
+                           ") {\n  %k = heads %h {groups=3} : ", row, "\n  %n = kv_append %c, %k, %v, %pos : ", state,
+                           "\n  return %n\n}"),
+              runs, {1.1 / 127}, "move");
+  }
+  Check(suite);
+}
+
 TEST_P(MoveKernels, CopiesViews) {
   KernelSuite suite("dim T in 1..40 dim S in 1..40");
   const std::vector<KernelRun> runs = {{.dims = {{"T", 1}, {"S", 1}}},

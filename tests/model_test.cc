@@ -237,6 +237,29 @@ TEST_P(ModelTest, RowsAndWeightsRoundedToBf16) {
   }
 }
 
+TEST_P(ModelTest, QuantizedCache) {
+  for (const uint32_t width : {32u, 64u}) {
+    const TinyOptions options = {.head_width = width};
+    const TinyRun quantized(options, {.context = 32, .chunk = 16, .kv = DType::kQ8_0});
+    const Tensor exact = quantized.Evaluated(kIds, Precision::kDouble);
+    for (const char* passes : {"O0", "O1", "O2"}) {
+      const auto module = Compile(quantized, passes);
+      ASSERT_NE(module, nullptr);
+      const std::vector<float> logits = Session(module, 1).Prefill(kIds);
+      // An f32 rounding may tip an element of the cache to the next quantum.
+      EXPECT_LT(Distance(AsTensor(logits, std::ssize(kIds)), exact), 2e-3) << passes;
+      EXPECT_LT(Distance(AsTensor(Session(module, 1).OneByOne(kIds), std::ssize(kIds)), exact), 2e-3) << passes;
+      EXPECT_TRUE(SameBits(Session(module, 3).Prefill(kIds), logits)) << passes;
+    }
+    // What the type of the cache costs, against f32: each element of a key or value is off by up to 1/254 of the
+    // largest of its block, and these weights, drawn at random, average nothing out.
+    const TinyRun single(options, kSmall);
+    const double distance = Distance(exact, single.Evaluated(kIds, Precision::kDouble));
+    EXPECT_GT(distance, 1e-5);
+    EXPECT_LT(distance, 8e-2);
+  }
+}
+
 TEST_P(ModelTest, AFullContext) {
   const TinyRun run({}, {.context = 16, .chunk = 8, .kv = DType::kF32});
   const auto module = Compile(run, "O2");

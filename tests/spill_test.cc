@@ -143,9 +143,10 @@ TEST_P(SpillTest, NoKernelSpillsVectors) {
 // Attention of few and many queries, in widths and types that leave tiles of each shape.
 TEST(AttentionSpills, None) {
   for (const char* target : {"avx2", "avx512"}) {
-    for (const char* cache : {"f32", "f16", "bf16"}) {
+    for (const char* cache : {"f32", "f16", "bf16", "q8_0"}) {
       for (const int heads : {1, 2, 4, 7, 8}) {
         for (const int width : {8, 48, 64, 256}) {
+          if (std::string(cache) == "q8_0" && width % 32 != 0) continue;
           const std::string q = absl::StrCat("f32[2,", heads, ",T,", width, "]"),
                             state = absl::StrCat("state<", cache, "[2,2,64,", width, "]>"),
                             rows = absl::StrCat(cache, "[2,P+T,", width, "]");
