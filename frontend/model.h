@@ -4,8 +4,8 @@
 // headers only; bytes of weights are read when somebody asks the WeightSource for them.
 //
 // Errors, beside those of gguf.h, config.h and tokenizer_data.h: kNotFound for a file or preset that is not there,
-// kOutOfRange for a context or chunk outside what the model has, kUnimplemented for other kinds of model files and for a
-// cache of q8_0 where blocks of 32 do not fit the heads, kInvalidArgument for content that is no model file at all.
+// kOutOfRange for a context or chunk outside what the model has, kUnimplemented for other kinds of model files and for
+// a cache of q8_0 where blocks of 32 do not fit the heads, kInvalidArgument for content that is no model file at all.
 #pragma once
 
 #include <memory>

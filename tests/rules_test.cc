@@ -51,7 +51,7 @@ class Instance {
     const int64_t rank = dice_.Between(least, 4);
     keys_ = dice_.Between(1, 6), width_ = dice_.Between(1, 6);
     for (int64_t i = 0; i < rank; ++i) sizes_.push_back(dice_.Between(1, i + 1 == rank ? 8 : 4));
-    if (Has(rule, OpKind::kDequantize)) sizes_.back() *= 32;
+    if (Has(rule, OpKind::kDequantize)) sizes_.back() *= 32, width_ *= 32;
     if (Has(rule, OpKind::kRope)) sizes_.back() *= 2;
     module = std::make_unique<Module>("rule");
     const absl::StatusOr<DimId> t = module->dims.Add({"T", 1, 4});
