@@ -106,10 +106,9 @@ absl::Status OutputFile::Extend(uint64_t size) {
     return absl::ResourceExhaustedError(absl::StrCat(path_, ": cannot extend to ", size, " bytes: ", Reason()));
   }
   if (temporary_.empty()) return absl::OkStatus();  // memory
-  constexpr uint64_t kHugePage = uint64_t{2} << 20;
-  const std::vector<uint8_t> zeros(std::min(size, kHugePage));
+  const std::vector<uint8_t> zeros(std::min<uint64_t>(size, kHugePage));
   for (uint64_t offset = 0; offset < size; offset += kHugePage) {
-    SINTER_RETURN_IF_ERROR(WriteAt(offset, {zeros.data(), std::min(size - offset, kHugePage)}));
+    SINTER_RETURN_IF_ERROR(WriteAt(offset, {zeros.data(), std::min<uint64_t>(size - offset, kHugePage)}));
   }
   return absl::OkStatus();
 }

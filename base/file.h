@@ -15,6 +15,9 @@
 
 namespace sinter {
 
+// Bytes that one entry of the middle page table maps.
+inline constexpr size_t kHugePage = size_t{2} << 20;
+
 // A read-only mapping of a whole file. Movable; unmapped when destroyed.
 class MappedFile {
  public:
@@ -29,7 +32,7 @@ class MappedFile {
 
   absl::Span<const uint8_t> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
-  // Asks for huge pages, which file systems with large folios give (XFS, ext4 since Linux 6.16) where the page cache
+  // Asks for huge pages, which file systems with large folios (ext4 of Linux 6.18, for one) give where the page cache
   // holds the file in large pieces, as OutputFile::Extend leaves it. To be called before the bytes are read.
   void PreferHugePages() const;
   // Tells the kernel that these bytes will not be read again soon (they stay readable).

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/checked.h"
+#include "base/file.h"
 #include "base/status.h"
 #include "runtime/module.h"
 #include "runtime/module_format.h"
@@ -16,7 +17,6 @@
 namespace sinter {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kChunk = 16 * kHugePage;  // copied and let go at a time, so that hardly anything is held twice
 
 }  // namespace

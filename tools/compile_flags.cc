@@ -110,8 +110,7 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
 void AddMemoryFlags(CLI::App& app, MemoryFlags& flags) {
   app.add_flag("--huge-pages", flags.huge_pages,
                "First copy the weights to huge pages, for file systems that do not map files so: large models generate "
-               "faster there, "
-               "and start a second or two a GB later");
+               "faster there, and start a second or two a GB later");
   app.add_flag("--perf-map", flags.perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
 }
 
@@ -121,10 +120,8 @@ absl::Status Prepare(const CompiledModule& module, const MemoryFlags& flags, int
 }
 
 void AddPinFlag(CLI::App& app, PinFlag& flag) {
-  app.add_flag(
-      "--pin", flag.pin,
-      "Keep each thread on a CPU of its own, in the order of those on which the process may run: steadier times "
-      "on a machine that does nothing else");
+  app.add_flag("--pin", flag.pin,
+               "Keep each thread on a CPU of its own, in the order of those on which the process may run");
 }
 
 absl::Status FindCpus(PinFlag& flag, int64_t threads) {

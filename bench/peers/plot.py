@@ -22,6 +22,7 @@ def bars(report):
 
 def draw(report):
     rows = list(bars(report))
+    rounds = " or ".join(str(n) for n in sorted({row["rounds"] for row in report["rows"] if "ratio" in row}))
     scale = WIDTH / max(1.0, *(most for *_, most in rows))
     width, height = LEFT + LABEL + WIDTH + 60, TOP + ROW * len(rows) + 16
     x = LEFT + LABEL
@@ -31,7 +32,7 @@ def draw(report):
            f'<text x="{LEFT}" y="22" font-size="15">Tokens a second, Sinter / llama.cpp (1: as fast)</text>',
            f'<text x="{LEFT}" y="42" fill="#555">'
            + escape(f"{report['cpu']}, {report['cpus']} CPUs; {report['llama.cpp']}; median and range of "
-                    f"{report['rounds']} rounds in turn") + "</text>"]
+                    f"{rounds} rounds in turn") + "</text>"]
     for i, (name, ratio, least, most) in enumerate(rows):
         y = TOP + ROW * i
         middle = y + ROW / 2 - 2
