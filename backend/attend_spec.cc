@@ -109,8 +109,7 @@ class AttendBuilder {
     if (const auto merge = made.valid() ? body_.DefAs<ops::MergeHeads>(made) : std::nullopt;
         merge && merge->x == product) {
       strides = {dims[1] * dims[3], dims[3], dims[0] * dims[1] * dims[3], 1};
-    } else if (made != product || (convert && !IsFloat(body_.type(result).dtype)) ||
-               body_.type(result).dtype == DType::kF64) {
+    } else if (made != product || !IsReal(body_.type(result).dtype)) {
       return No("ops after attention");
     }
     const auto operand = static_cast<uint32_t>(body_.params().size());

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "backend/packed_blocks.h"
 #include "base/checked.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
@@ -26,7 +27,7 @@ constexpr TileRow kTiles[] = {
 };
 
 constexpr Packing kPackings[] = {
-#define PACKING(name, panel, k_major, depth, layout) {#name, panel, k_major, depth},
+#define PACKING(name, panel, k_major, depth, blocks, layout) {#name, panel, k_major, depth, blocks},
 #include "backend/packings.inc"
 #undef PACKING
 };
@@ -152,9 +153,19 @@ absl::StatusOr<const Packing*> FindPacking(absl::string_view name) {
 absl::StatusOr<int64_t> PackedBytes(const Type& type, const Packing& packing) {
   const DimTable no_symbols;
   if (packing.panel == 0) return MaxBytes(type, no_symbols);
-  if (type.rank() != 2 || IsQuantized(type.dtype)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("packing ", packing.name, " holds unquantized matrices, not ", ToString(type, no_symbols)));
+  const QuantFormat* const format = FindQuantFormat(type.dtype);
+  if (type.rank() != 2 || packing.blocks != (format != nullptr) || (format == nullptr && IsQuantized(type.dtype))) {
+    return absl::InvalidArgumentError(absl::StrCat("packing ", packing.name, " holds matrices that are ",
+                                                   packing.blocks ? "" : "not ", "in blocks, not ",
+                                                   ToString(type, no_symbols)));
+  }
+  if (packing.blocks) {
+    SINTER_RETURN_IF_ERROR(MaxElems(type, no_symbols).status());
+    Type units = type;  // in bytes: a row a panel
+    units.dtype = DType::kU8;
+    units.dims[0] = CeilDiv(type.dims[0].constant(), packing.panel);
+    units.dims[1] = type.dims[1].DivideExactly(format->block()) * DimExpr(PackedBlocks(*format).unit_bytes);
+    return MaxBytes(units, no_symbols);
   }
   const int64_t k = type.dims[packing.k_major ? 0 : 1].constant();
   if (k % packing.depth != 0 || (packing.depth > 1 && type.dtype != DType::kBF16)) {

@@ -55,6 +55,7 @@ struct Packing {
   int panel;
   bool k_major;  // the weight is [K,N]
   int depth;     // 2: pairs of bf16
+  bool blocks;   // of weights in blocks
 };
 // "" is plain. kInvalidArgument for an unknown name.
 absl::StatusOr<const Packing*> FindPacking(absl::string_view name);

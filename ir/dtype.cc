@@ -1,9 +1,12 @@
 #include "ir/dtype.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
+
+#include "ir/quant.h"
 
 namespace sinter {
 namespace {
@@ -92,16 +95,19 @@ double RoundPlain(double value) {
   return Codec<kType>::Widen(Codec<kType>::Narrow(value));
 }
 
-double BlockScale(const uint8_t* block) {
-  uint16_t half;
-  std::memcpy(&half, block, sizeof(half));
-  return HalfToFloat(half);
-}
-
-void DecodeQ8_0(const uint8_t* bytes, absl::Span<double> out) {
-  for (size_t i = 0; i < out.size(); i += 32, bytes += 34) {
-    const double scale = BlockScale(bytes);
-    for (size_t j = 0; j < 32; ++j) out[i + j] = scale * static_cast<int8_t>(bytes[2 + j]);
+// Blocks of weights, rounded once to f32 as ggml decodes them.
+template <DType kType>
+void DecodeBlocks(const uint8_t* bytes, absl::Span<double> out) {
+  const QuantFormat& format = *FindQuantFormat(kType);
+  const auto block_elems = static_cast<size_t>(format.block()), group = static_cast<size_t>(format.group);
+  QuantBlock block;
+  for (size_t first = 0; first < out.size(); first += block_elems, bytes += Info(kType).block_bytes) {
+    Split(format, bytes, block);
+    const double d = HalfToFloat(block.d), dmin = HalfToFloat(block.dmin);
+    for (size_t i = 0; i < block_elems; ++i) {
+      const double scaled = d * block.scales[i / group] * (block.quanta[i] - format.zero);
+      out[first + i] = static_cast<float>(scaled - dmin * block.mins[i / group]);
+    }
   }
 }
 
@@ -123,13 +129,43 @@ void EncodeQ8_0(absl::Span<const double> values, uint8_t* bytes) {
   }
 }
 
-void DecodeQ4_0(const uint8_t* bytes, absl::Span<double> out) {
-  for (size_t i = 0; i < out.size(); i += 32, bytes += 18) {
-    const double scale = BlockScale(bytes);
-    for (size_t j = 0; j < 16; ++j) {
-      out[i + j] = scale * ((bytes[2 + j] & 15) - 8);
-      out[i + 16 + j] = scale * ((bytes[2 + j] >> 4) - 8);
+// f32 scale, the sums of the quanta of both halves as i32, 32 x i8.
+struct RowBlock {
+  float scale;
+  int32_t sums[2];
+  int8_t quanta[32];
+};
+static_assert(sizeof(RowBlock) == 44);
+
+void DecodeQ8_R(const uint8_t* bytes, absl::Span<double> out) {
+  RowBlock block;
+  for (size_t i = 0; i < out.size(); i += 32, bytes += sizeof block) {
+    std::memcpy(&block, bytes, sizeof block);
+    for (size_t j = 0; j < 32; ++j) out[i + j] = static_cast<double>(block.scale) * block.quanta[j];
+  }
+}
+
+void EncodeQ8_R(absl::Span<const double> values, uint8_t* bytes) {
+  for (size_t i = 0; i < values.size(); i += 32, bytes += sizeof(RowBlock)) {
+    RowBlock block = {};
+    float largest = 0;
+    bool finite = true;
+    for (size_t j = 0; j < 32; ++j) {
+      const float size = std::abs(static_cast<float>(values[i + j]));
+      finite &= std::isfinite(size);
+      largest = std::max(largest, size);
     }
+    if (!finite) {
+      block.scale = std::numeric_limits<float>::quiet_NaN();
+    } else if (largest >= kLeastQuantized) {
+      block.scale = largest / 127;
+      const float inverse = 127 / largest;
+      for (size_t j = 0; j < 32; ++j) {
+        block.quanta[j] = static_cast<int8_t>(std::nearbyint(static_cast<float>(values[i + j]) * inverse));
+        block.sums[j / 16] += block.quanta[j];
+      }
+    }
+    std::memcpy(bytes, &block, sizeof block);
   }
 }
 
@@ -156,8 +192,15 @@ constexpr Functions kFunctions[] = {
     Plain<DType::kI32>(),
     Plain<DType::kI64>(),
     Plain<DType::kBool>(),
-    {DType::kQ8_0, DecodeQ8_0, EncodeQ8_0, nullptr},
-    {DType::kQ4_0, DecodeQ4_0, nullptr, nullptr},
+    {DType::kQ8_0, DecodeBlocks<DType::kQ8_0>, EncodeQ8_0, nullptr},
+    {DType::kQ4_0, DecodeBlocks<DType::kQ4_0>, nullptr, nullptr},
+    {DType::kQ4_1, DecodeBlocks<DType::kQ4_1>, nullptr, nullptr},
+    {DType::kQ5_0, DecodeBlocks<DType::kQ5_0>, nullptr, nullptr},
+    {DType::kQ5_1, DecodeBlocks<DType::kQ5_1>, nullptr, nullptr},
+    {DType::kQ4_K, DecodeBlocks<DType::kQ4_K>, nullptr, nullptr},
+    {DType::kQ5_K, DecodeBlocks<DType::kQ5_K>, nullptr, nullptr},
+    {DType::kQ6_K, DecodeBlocks<DType::kQ6_K>, nullptr, nullptr},
+    {DType::kQ8_R, DecodeQ8_R, EncodeQ8_R, nullptr},
 };
 
 constexpr bool FunctionsMatchRows() {

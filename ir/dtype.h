@@ -1,8 +1,8 @@
 // Element types: the rows of dtypes.inc, what they are called, how large they are and what their bytes mean.
 //
-// Decode and Encode are the meaning of the bytes of a tensor, used by the evaluator and by weight packing. Sources of
-// the block formats: the layouts that ggml documents for GGUF files (q8_0: f16 scale, 32 x i8; q4_0: f16 scale, 16
-// bytes of which the low nibbles are elements 0..15 and the high nibbles 16..31, each minus 8).
+// Decode and Encode are the meaning of the bytes of a tensor, used by the evaluator and by weight packing. What the
+// blocks of quantized weights hold is in quant.h. q8_r is for rows that meet such weights in products: of each 32
+// elements an f32 scale, the sums of the first and the last 16 quanta as i32, and the quanta, 32 x i8.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,7 @@ const DTypeInfo& Info(DType dtype);
 std::optional<DType> ParseDType(absl::string_view name);
 
 inline bool IsFloat(DType t) { return Info(t).cls == DTypeClass::kFloat; }
+inline bool IsReal(DType t) { return IsFloat(t) && t != DType::kF64; }  // a float that kernels compute with
 inline bool IsInt(DType t) { return Info(t).cls == DTypeClass::kInt; }
 inline bool IsQuantized(DType t) { return Info(t).cls == DTypeClass::kQuantized; }
 
@@ -42,9 +43,11 @@ int64_t ElemBytes(DType dtype, int64_t elems);
 
 // Elements [0, out.size()) of `bytes`, widened to double; out.size() is a multiple of the block.
 void Decode(DType dtype, const uint8_t* bytes, absl::Span<double> out);
-// The opposite, for q8_0 and the types that are not quantized; rounds to nearest, ties to even. A block of q8_0 has the
-// scale max|x| / 127, as ggml quantizes; one that holds what is not finite has the scale NaN.
+// The opposite, for q8_0, q8_r and the types that are not quantized; rounds to nearest, ties to even. A block of q8_0
+// or q8_r has the scale max|x| / 127, as ggml quantizes; one that holds what is not finite has the scale NaN. q8_r
+// computes in f32, quanta as x * (127 / max|x|), and a block that holds nothing as large as kLeastQuantized is zeros.
 void Encode(DType dtype, absl::Span<const double> values, uint8_t* bytes);
+constexpr float kLeastQuantized = 0x1p-100F;
 // `value` as it would be after a trip through `dtype` (not quantized).
 double RoundTo(DType dtype, double value);
 

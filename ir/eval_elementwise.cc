@@ -153,6 +153,14 @@ absl::Status Eval(const ops::Dequantize& op, EvalContext& ctx) {
   return Map(ctx, op.x, [](double x) { return x; });
 }
 
+absl::Status Eval(const ops::Quantize& op, EvalContext& ctx) {
+  Tensor& out = ctx.results[0];
+  std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(out.dtype, out.elems())));
+  Encode(out.dtype, ctx.tensor(op.x).values, bytes.data());
+  Decode(out.dtype, bytes.data(), absl::MakeSpan(out.values));
+  return absl::OkStatus();
+}
+
 absl::Status Eval(const ops::Gelu& op, EvalContext& ctx) {
   return Map(ctx, op.x, op.form == "erf" ? GeluErf : GeluTanh);
 }

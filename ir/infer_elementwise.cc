@@ -134,6 +134,17 @@ absl::Status Infer(const ops::Dequantize& op, InferContext& ctx) {
   return absl::OkStatus();
 }
 
+absl::Status Infer(const ops::Quantize& op, InferContext& ctx) {
+  const Type& x = ctx.type(op.x);
+  if (!IsReal(x.dtype)) return Fail(ctx, 1, "expected f32, f16 or bf16; found ", Show(ctx, op.x));
+  const Type expected{DType::kQ8_R, x.dims};
+  if (ctx.declared[0] != expected) {
+    return Fail(ctx, 2, "expected ", Show(ctx, expected), "; found ", Show(ctx, ctx.declared[0]));
+  }
+  ctx.results.push_back(expected);
+  return absl::OkStatus();
+}
+
 absl::Status Infer(const ops::Gelu& op, InferContext& ctx) {
   if (op.form != "tanh" && op.form != "erf") {
     return Fail(ctx, 3, "expected form \"tanh\" or \"erf\"; found \"", op.form, "\"");

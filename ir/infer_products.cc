@@ -73,8 +73,6 @@ absl::StatusOr<Type> ReadSlice(const InferContext& ctx, ValueId arg, const std::
   return Type{type.dtype, {handed.value_or(1)}};
 }
 
-bool IsReal(DType t) { return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16; }
-
 // Constraint `first`: b has no more batch axes than a; the next one: each of them is that of a, from the first on,
 // or 1.
 absl::Status CheckBatch(const InferContext& ctx, int first, ValueId a, ValueId b) {
@@ -138,12 +136,18 @@ absl::Status Infer(const ops::Gemm& op, InferContext& ctx) {
   if (a.rank() < 2 || b.rank() < 2) {
     return Fail(ctx, 1, "expected two axes or more; found ", Show(ctx, op.a), " and ", Show(ctx, op.b));
   }
-  if (!IsReal(a.dtype)) return Fail(ctx, 2, "expected a of f32, f16 or bf16; found ", Show(ctx, op.a));
+  if (!IsReal(a.dtype) && a.dtype != DType::kQ8_R) {
+    return Fail(ctx, 2, "expected a of f32, f16, bf16 or q8_r; found ", Show(ctx, op.a));
+  }
   if (!IsReal(b.dtype) && !IsQuantized(b.dtype)) {
     return Fail(ctx, 3, "expected b of f32, f16, bf16 or quantized; found ", Show(ctx, op.b));
   }
   if (IsQuantized(b.dtype) && !op.trans_b) {
     return Fail(ctx, 4, "expected trans_b=true, so that blocks lie along K; found a quantized ", Show(ctx, op.b));
+  }
+  if (a.dtype == DType::kQ8_R && (!IsQuantized(b.dtype) || op.trans_a)) {
+    return Fail(ctx, 7, "expected rows of q8_r by a quantized b, and trans_a=false; found ", Show(ctx, op.a), " and ",
+                Show(ctx, op.b));
   }
   const size_t batch = a.dims.size() - 2, b_batch = b.dims.size() - 2;
   const DimExpr &m = a.dims[batch + (op.trans_a ? 1 : 0)], &k = a.dims[batch + (op.trans_a ? 0 : 1)];

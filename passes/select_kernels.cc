@@ -197,7 +197,7 @@ class Selector {
     const ValueId value = gemm.b;
     const auto weight = graph_.DefAs<ops::Weight>(value);
     const Type& type = graph_.type(value);
-    if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsFloat(type.dtype) || type.dtype == DType::kF64)
+    if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsReal(type.dtype))
       return value;
     pack = !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
     ValueId& packed = packed_[{value, pack}];
@@ -292,7 +292,7 @@ class Selector {
     const OpId convert = OnlyUse(graph_.op(last).results[0], OpKind::kConvert);
     if (!convert.valid()) return stores;
     const DType dtype = graph_.type(graph_.op(convert).results[0]).dtype;
-    if (IsFloat(dtype) && dtype != DType::kF64) stores.push_back(convert);
+    if (IsReal(dtype)) stores.push_back(convert);
     return stores;
   }
 

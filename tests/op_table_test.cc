@@ -43,6 +43,7 @@ const absl::flat_hash_map<std::string, Instance>& Instances() {
       {"rope_table", {{"%f"}, "{base=100.0, scale=0.5}", {"f32[A,4*C]"}, "", "%f = constant {values=[1.5]} : f32[C]"}},
       {"convert", {{"f32[A,B]"}, "", {"f16[A,B]"}}},
       {"dequantize", {{"q8_0[A,32*B]"}, "", {"f32[A,32*B]"}}},
+      {"quantize", {{"f32[A,32*B]"}, "", {"q8_r[A,32*B]"}}},
       {"causal_mask", {{"i32[A]"}, "{len=B}", {"bool[A,B]"}}},
       {"sum", {{"f32[A,B,C]"}, "{axis=1}", {"f32[A,1,C]"}}},
       {"mean", {{"f32[A,B,C]"}, "{axis=0}", {"f32[1,B,C]"}}},
