@@ -6,6 +6,7 @@
 #include "absl/strings/str_split.h"
 #include "backend/packed_blocks.h"
 #include "base/status.h"
+#include "ir/quant.h"
 
 namespace sinter {
 namespace {
@@ -46,8 +47,15 @@ std::string TypeProblem(const RowSpec& row) {
   for (const auto& [value, access] : row.leaves) {
     // Of a cache, whole blocks of q8_0 are read by dequantize alone.
     const bool cached = access.state && access.dtype == DType::kQ8_0 && access.strides.back().is_one();
-    if ((IsQuantized(access.dtype) && !cached) || access.dtype == DType::kF64) {
+    if ((IsQuantized(access.dtype) && !cached && !access.blocks) || access.dtype == DType::kF64) {
       return absl::StrCat("elements of type ", Info(access.dtype).name);
+    }
+    const auto& uses = expr.value(value).uses;
+    const bool dequantized = !expr.IsResult(value) && std::all_of(uses.begin(), uses.end(), [&](const Use& use) {
+      return expr.op(use.op).kind() == OpKind::kDequantize;
+    });
+    if (access.blocks && !(dequantized && access.strides.back().is_one())) {
+      return absl::StrCat("rows of ", Info(access.dtype).name, " that are not dequantized along the inner axis");
     }
     const auto rope = expr.DefAs<ops::Rope>(value);
     if (rope && !row.leaves.at(rope->x).strides.back().is_one()) return "rope along a strided axis";
@@ -143,6 +151,22 @@ class SpecBuilder {
                   view->offset,    view->strides,           {}};
   }
 
+  // An access to the rows of a weight in blocks: `value` is the parameter.
+  absl::StatusOr<Access> BlocksOf(ValueId value) const {
+    const auto operand = operand_.find(value);
+    if (operand == operand_.end() || packs_.empty() || packs_[operand->second].empty()) {
+      return No(absl::StrCat("elements of type ", Info(body_.type(value).dtype).name, " that are no packed weight"));
+    }
+    const Type& type = body_.type(value);
+    Access access{operand->second, type.dtype, false, 0, DenseStrides(type.dims), {}};
+    access.blocks = true;
+    return access;
+  }
+  bool IsInBlocks(ValueId value) const {
+    return FindQuantFormat(body_.type(value).dtype) != nullptr && !body_.type(value).state &&
+           !body_.value(value).def.valid();
+  }
+
   // Aligns an access of rank r at the last of `dims.size()` axes; axes where the value has a literal 1 get stride 0.
   static void AlignTo(Access& access, const Dims& value_dims, size_t rank) {
     std::vector<DimExpr> strides(rank, DimExpr(0));
@@ -173,12 +197,11 @@ class SpecBuilder {
     const Dims& dims = data.type.dims;
     if (dims.size() > rank) return No("a value of more axes than the result has");
     if (is_view) {
-      SINTER_ASSIGN_OR_RETURN(Access access, AccessOf(value));
+      SINTER_ASSIGN_OR_RETURN(Access access, IsInBlocks(value) ? BlocksOf(value) : AccessOf(value));
       AlignTo(access, dims, rank);
       row.leaves.emplace(value, std::move(access));
     } else if (auto take = body_.As<ops::Take>(data.def)) {
-      SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(take->table));
-      if (IsQuantized(table.dtype)) return No("rows of a quantized table");
+      SINTER_ASSIGN_OR_RETURN(Access table, IsInBlocks(take->table) ? BlocksOf(take->table) : AccessOf(take->table));
       SINTER_ASSIGN_OR_RETURN(table.gather,
                               GatherBy(take->rows, table.strides[0], body_.type(take->table).dims[0], rank, rank - 2));
       table.strides[0] = 0;

@@ -26,6 +26,8 @@ class LLVMContext;
 
 namespace sinter {
 
+struct PackedBlocks;
+
 struct Handle {
   llvm::Value* v = nullptr;
 };
@@ -90,6 +92,9 @@ class VectorBuilder {
   // Of q8_0: elements from `first` on of a block that they do not leave; all lanes of a block, rounded as Encode does.
   Vec LoadOfBlock(Ptr block, Int first);
   void StoreBlock(DType dtype, Ptr block, const std::vector<Vec>& values);  // q8_0 or q8_r
+  // Of a weight in blocks: elements from `first` on, a multiple of the lanes, of the block that is this column of a
+  // unit.
+  Vec LoadOfUnit(const PackedBlocks& layout, Ptr unit, Int column, Int first);
   Vec LoadStrided(DType dtype, Ptr at, Int stride, Int count);  // lane i: element i*stride for i < count, else 0
   void Prefetch(Ptr at);  // its cache line, into the second level; any address is legal
   void Store(DType dtype, Ptr at, Vec value, const Mask* mask = nullptr);

@@ -34,7 +34,7 @@ class Selector {
     for (OpId id : ops) {
       const OpDef& def = graph_.op(id).def();
       if (def.Has(kSource) || def.Has(kView) || id_is(id, OpKind::kConstant)) continue;
-      if (graph_.op(id).erased || IsMaskOfAttention(id)) continue;
+      if (graph_.op(id).erased || IsMaskOfAttention(id) || IsRowsOfBlocks(id)) continue;
       SINTER_RETURN_IF_ERROR(Lower(id));
     }
     SINTER_RETURN_IF_ERROR(CopyResults());
@@ -201,16 +201,55 @@ class Selector {
     const bool blocks = FindQuantFormat(type.dtype) != nullptr;
     if (!weight || type.rank() != 2 || !weight->pack.empty() || !(IsReal(type.dtype) || blocks)) return value;
     pack = blocks ? "blocks16" : !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
+    return WithPacking(value, pack);
+  }
+
+  // The weight op that supplies the plain weight `value` in this packing, made once.
+  absl::StatusOr<ValueId> WithPacking(ValueId value, const std::string& pack) {
     ValueId& packed = packed_[{value, pack}];
-    if (!packed.valid()) {
-      AddOptions options;
-      options.declared = {type};
-      options.names = {graph_.value(value).name};
-      options.before = graph_.value(value).def;
-      options.loc = graph_.op(graph_.value(value).def).loc;
-      SINTER_ASSIGN_OR_RETURN(packed, graph_.Add(ops::Weight{.name = weight->name, .pack = pack}, std::move(options)));
-    }
+    if (packed.valid()) return packed;
+    const OpId def = graph_.value(value).def;
+    AddOptions options;
+    options.declared = {graph_.type(value)};
+    options.names = {graph_.value(value).name};
+    options.before = def;
+    options.loc = graph_.op(def).loc;
+    ops::Weight weight = *graph_.As<ops::Weight>(def);
+    weight.pack = pack;
+    SINTER_ASSIGN_OR_RETURN(packed, graph_.Add(std::move(weight), std::move(options)));
     return packed;
+  }
+
+  bool IsWeightInBlocks(ValueId value) const {
+    const auto weight = graph_.DefAs<ops::Weight>(value);
+    return weight && weight->pack.empty() && graph_.type(value).rank() == 2 &&
+           FindQuantFormat(graph_.type(value).dtype) != nullptr;
+  }
+
+  // Rows of a weight in blocks that only dequantize ops read are no step: they stand in their bodies.
+  bool IsRowsOfBlocks(OpId id) const {
+    const auto take = graph_.As<ops::Take>(id);
+    if (!take || !IsWeightInBlocks(take->table)) return false;
+    const ValueId rows = graph_.op(id).results[0];
+    const auto& uses = graph_.value(rows).uses;
+    return !graph_.IsResult(rows) &&
+           std::all_of(uses.begin(), uses.end(), [&](const Use& use) { return id_is(use.op, OpKind::kDequantize); });
+  }
+
+  // What a dequantize reads: a weight in blocks, which lies as products want it, or rows of one.
+  absl::Status ImportBlocks(Body& body, ValueId value, OpId before) {
+    const OpId def = graph_.value(value).def;
+    if (IsWeightInBlocks(value)) {
+      const std::string pack = "blocks16";
+      SINTER_ASSIGN_OR_RETURN(const ValueId packed, WithPacking(value, pack));
+      Alias(body, value, packed, pack);
+      return absl::OkStatus();
+    }
+    if (!def.valid() || !IsRowsOfBlocks(def)) return Import(body, value, before);
+    const ops::Take take = *graph_.As<ops::Take>(def);
+    SINTER_RETURN_IF_ERROR(ImportBlocks(body, take.table, before));
+    SINTER_RETURN_IF_ERROR(ImportStored(body, take.rows, before));
+    return CloneInto(body, def);
   }
 
   // Whether the rows of a product and those of its weight [N,K] consist of pairs of bf16.
@@ -312,6 +351,8 @@ class Selector {
       SINTER_RETURN_IF_ERROR(ImportGemm(body, *gemm, id));
     } else if (auto attend = graph_.As<ops::Attend>(id)) {
       SINTER_RETURN_IF_ERROR(ImportAttend(body, *attend, id));
+    } else if (auto dequantize = graph_.As<ops::Dequantize>(id)) {
+      SINTER_RETURN_IF_ERROR(ImportBlocks(body, dequantize->x, id));
     } else {
       const bool computes = op.def().Has(kElementwise) || op.def().Has(kReduce);
       for (ValueId v : op.fields.operands) {
