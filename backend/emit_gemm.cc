@@ -55,8 +55,8 @@ void GemmEmitter::Emit() {
     const int wide = static_cast<int>(std::min<int64_t>(tile_.columns, spec_.n_block));
     Steps(columns, {wide, narrow}, ragged, [&](Int n, int width, bool masked) {
       const Int left = b_.Sub(columns, n);
-      const auto tile = [&](Int m, int height) {
-        TileAt({b_.Add(m0, m), b_.Add(n0, n), height, width}, masked ? &left : nullptr);
+      const auto tile = [&](Int m, int height, bool is_rest = false) {
+        TileAt({b_.Add(m0, m), b_.Add(n0, n), height, width, is_rest}, masked ? &left : nullptr);
       };
       if (tile_.shape == TileShape::kDot) {
         return Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) { tile(m, height); });
@@ -64,7 +64,7 @@ void GemmEmitter::Emit() {
       const Int whole = IsFew(tile_.shape) ? b_.Const(0) : WholeTiles(rows);
       b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
       const int rest = IsFew(tile_.shape) ? tile_.rows : std::min(kRestRows, tile_.rows);
-      b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest); });
+      b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest, /*is_rest=*/true); });
     });
   });
 }
@@ -98,15 +98,14 @@ Int GemmEmitter::WholeTiles(Int rows) {
   return b_.Mul(b_.Div(rows, height), height);
 }
 
-// Whether a tile of so many rows may reach past the last of the matrix: those are computed as the last and not
-// stored.
-bool GemmEmitter::Overhangs(int height) const {
+// Whether a tile may reach past the last row of the matrix: such rows are computed as the last and not stored.
+bool GemmEmitter::Overhangs(const Place& at) const {
   int64_t rows;
-  return height > 1 && (height != tile_.rows || IsFew(tile_.shape)) && !(b_.IsConst(m_, &rows) && rows % height == 0);
+  return at.rest && at.height > 1 && !(b_.IsConst(m_, &rows) && rows % at.height == 0);
 }
 
 Int GemmEmitter::RowOfTile(const Place& at, int r) {
-  if (!Overhangs(at.height)) return b_.Const(r);
+  if (!Overhangs(at)) return b_.Const(r);
   return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_, b_.Const(1)), at.m));
 }
 
@@ -125,7 +124,7 @@ void GemmEmitter::TileAt(const Place& at, const Int* left) {
     const auto store = [&] {
       for (int v = 0; v < vectors; ++v) StoreC(at, r, v, c[static_cast<size_t>(r * vectors + v)], left, masks);
     };
-    if (Overhangs(at.height) && r > 0) {
+    if (Overhangs(at) && r > 0) {
       b_.If(b_.Less(b_.Add(at.m, b_.Const(r)), m_), store);
     } else {
       store();

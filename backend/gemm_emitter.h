@@ -24,6 +24,7 @@ class GemmEmitter {
   struct Place {
     Int m, n;
     int height, width;
+    bool rest = false;  // it may reach past the last row
   };
 
   // Adds the products of a tile over all of k to c, [height][width / lanes]. `masks`: of the vectors of columns, where
@@ -47,7 +48,7 @@ class GemmEmitter {
  private:
   void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body);
   Int WholeTiles(Int rows);
-  bool Overhangs(int height) const;
+  bool Overhangs(const Place& at) const;
   void StoreC(const Place& at, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks);
 };
 

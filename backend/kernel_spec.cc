@@ -398,7 +398,7 @@ class SpecBuilder {
     if (packed) {
       SINTER_ASSIGN_OR_RETURN(spec.packing, FindPacking(packs_[b_operand->second]));
       if (spec.packing->k_major == gemm.trans_b) return No("a weight packed for the other transposition");
-      if (spec.packing->depth > 1 && !(spec.a.dtype == DType::kBF16 && spec.a.strides[batch + 1].is_one())) {
+      if (spec.packing->depth == 2 && !(spec.a.dtype == DType::kBF16 && spec.a.strides[batch + 1].is_one())) {
         return No("a weight packed in pairs for rows that are no pairs of bf16");
       }
       spec.b = Access{
