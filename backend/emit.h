@@ -16,6 +16,8 @@ namespace sinter {
 void EmitRows(const KernelSpec& spec, VectorBuilder& b);
 // Family gemm, with the tile chosen for the builder's target.
 void EmitGemm(const KernelSpec& spec, const Tile& tile, VectorBuilder& b);
+// The same where the second matrix is a weight in blocks; called by EmitGemm.
+void EmitBlocksGemm(const KernelSpec& spec, const Tile& tile, VectorBuilder& b);
 // Family attend.
 void EmitAttend(const KernelSpec& spec, VectorBuilder& b);
 

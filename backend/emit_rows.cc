@@ -205,7 +205,7 @@ class RowEmitter {
         vectors.push_back(At(spec_.stores[i].value, place).floats);
         const int64_t first = static_cast<int64_t>(chain) * b_.lanes();
         if (first + b_.lanes() < block) continue;
-        b_.StoreBlock(b_.Offset(row().stores[i], stored, b_.Sub(place.at, b_.Const(first))), vectors);
+        b_.StoreBlock(stored, b_.Offset(row().stores[i], stored, b_.Sub(place.at, b_.Const(first))), vectors);
       }
     });
   }

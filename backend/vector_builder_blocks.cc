@@ -1,4 +1,6 @@
 // Elements in blocks that share scales, as vectors.
+#include <llvm/IR/IntrinsicsX86.h>
+
 #include <limits>
 
 #include "backend/packed_blocks.h"
@@ -14,25 +16,96 @@ Vec VectorBuilder::LoadOfBlock(Ptr block, Int first) {
   Value* quanta = s_->b.CreateSIToFP(s_->LoadVector(s_->b.getInt8Ty(), llvm::Align(1), at.v, nullptr), s_->Floats());
   return Mul(Vec{quanta}, Vec{s_->SplatOf(scale)});
 }
-void VectorBuilder::StoreBlock(Ptr block, const std::vector<Vec>& values) {
+
+// q8_0: the scale max / 127 in f16, quanta x / scale. q8_r: in f32, quanta x * (127 / max); both as Encode makes them.
+void VectorBuilder::StoreBlock(DType dtype, Ptr block, const std::vector<Vec>& values) {
   Vec largest = Abs(values[0]);
   for (size_t i = 1; i < values.size(); ++i) largest = Max(largest, Abs(values[i]));
   largest = ReduceMax(largest);
+  const bool rows = dtype == DType::kQ8_R;
   // What is not finite leaves no scale; no quantum is made of it.
   const Vec finite = Select(LessThan(largest, Splat(std::numeric_limits<float>::infinity())), largest,
                             Splat(std::numeric_limits<double>::quiet_NaN()));
-  const Vec scale = Div(finite, Splat(127));
-  Value* half = s_->Narrow(DType::kF16, s_->b.CreateExtractElement(scale.v, uint64_t{0}));
-  s_->b.CreateAlignedStore(half, block.v, llvm::Align(1));
-  const Mask some = LessThan(Splat(0), scale);
-  for (size_t i = 0; i < values.size(); ++i) {
-    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
-    const Vec rounded = Add(Select(some, Div(values[i], scale), Splat(0)), Splat(12582912.0));
-    Value* bits = s_->b.CreateBitCast(rounded.v, s_->Lanes(s_->b.getInt32Ty()));
-    Value* quanta = s_->b.CreateTrunc(bits, s_->Lanes(s_->b.getInt8Ty()));
-    const Ptr at = Offset(block, DType::kI8, Const(2 + static_cast<int64_t>(i) * lanes()));
-    s_->StoreVector(quanta, llvm::Align(1), at.v, nullptr);
+  Vec scale = Div(finite, Splat(127)), inverse;
+  // false where the scale is NaN
+  const Mask some = rows ? Mask{s_->b.CreateFCmpOGE(finite.v, Splat(kLeastQuantized).v)} : LessThan(Splat(0), scale);
+  if (rows) {
+    inverse = Select(some, Div(Splat(127), largest), Splat(0));
+    scale = Select(LessThan(finite, Splat(kLeastQuantized)), Splat(0), scale);
   }
+  Value* const first = s_->b.CreateExtractElement(scale.v, uint64_t{0});
+  s_->b.CreateAlignedStore(s_->Narrow(rows ? DType::kF32 : DType::kF16, first), block.v, llvm::Align(1));
+  llvm::Type* const ints = s_->Lanes(s_->b.getInt32Ty());
+  const int64_t quanta_at = Info(dtype).block_bytes - Info(dtype).block_elems;
+  std::vector<Value*> halves;  // sums of the quanta of 16 elements
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Vec scaled =
+        rows ? Select(some, Mul(values[i], inverse), Splat(0)) : Select(some, Div(values[i], scale), Splat(0));
+    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
+    const Vec rounded = Add(scaled, Splat(12582912.0));
+    Value* bits = s_->b.CreateBitCast(rounded.v, ints);
+    Value* quanta = s_->b.CreateTrunc(bits, s_->Lanes(s_->b.getInt8Ty()));
+    const Ptr at = Offset(block, DType::kI8, Const(quanta_at + static_cast<int64_t>(i) * lanes()));
+    s_->StoreVector(quanta, llvm::Align(1), at.v, nullptr);
+    if (!rows) continue;
+    Value* const sum = s_->b.CreateAddReduce(
+        s_->b.CreateSub(bits, llvm::ConstantInt::get(ints, 0x4b400000)));  // the bits of 1.5 * 2^23
+    if (static_cast<int64_t>(i) * lanes() % 16 == 0) {
+      halves.push_back(sum);
+    } else {
+      halves.back() = s_->b.CreateAdd(halves.back(), sum);
+    }
+  }
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const Ptr at = Offset(block, DType::kI8, Const(4 + static_cast<int64_t>(i) * 4));
+    s_->b.CreateAlignedStore(halves[i], at.v, llvm::Align(1));
+  }
+}
+
+Quads VectorBuilder::LoadQuads(Ptr at) {
+  return {s_->b.CreateAlignedLoad(s_->Lanes(s_->b.getInt32Ty()), at.v, llvm::Align(1))};
+}
+Quads VectorBuilder::LoadQuadSplat(Ptr at) {
+  return {s_->SplatOf(s_->b.CreateAlignedLoad(s_->b.getInt32Ty(), at.v, llvm::Align(1)))};
+}
+Quads VectorBuilder::BitsOf(Quads a, int first, int count, int to) {
+  Value* moved = a.v;
+  if (first > to) moved = s_->b.CreateLShr(moved, static_cast<uint64_t>(first - to));
+  if (first < to) moved = s_->b.CreateShl(moved, static_cast<uint64_t>(to - first));
+  // Bits that came from a neighbouring byte are outside of the mask.
+  const uint32_t mask = ((1U << count) - 1) << to;
+  return {s_->b.CreateAnd(moved, llvm::ConstantInt::get(moved->getType(), mask * 0x01010101U))};
+}
+Quads VectorBuilder::Or(Quads a, Quads b) { return {s_->b.CreateOr(a.v, b.v)}; }
+Sums VectorBuilder::SplatSum(Int value) { return {s_->SplatOf(s_->b.CreateTrunc(value.v, s_->b.getInt32Ty()))}; }
+Sums VectorBuilder::DotQuads(Quads a, Quads b, Sums sum, int bits) {
+  using namespace llvm::Intrinsic;
+  llvm::IRBuilder<>& ir = s_->b;
+  const bool wide = lanes() == 16;
+  if (MultipliesBytes(target())) {
+    return {s_->Call(wide ? x86_avx512_vpdpbusd_512 : x86_avx512_vpdpbusd_256, {}, {sum.v, a.v, b.v})};
+  }
+  const auto count = static_cast<unsigned>(lanes());
+  llvm::Type* const bytes = FixedVectorType::get(ir.getInt8Ty(), 4 * count);
+  llvm::Type* const pairs = FixedVectorType::get(ir.getInt16Ty(), 2 * count);
+  Value *x = ir.CreateBitCast(a.v, bytes), *y = ir.CreateBitCast(b.v, bytes);
+  if (BiasOf(bits) != 0) {
+    // Sums of two products of full bytes pass 16 bits; those of a - 128, whose sign goes to b, do not.
+    Value* const zero = llvm::Constant::getNullValue(bytes);
+    Value* const less = ir.CreateXor(x, llvm::ConstantInt::get(bytes, 0x80));
+    y = wide ? ir.CreateSelect(ir.CreateICmpSLT(less, zero), ir.CreateSub(zero, y), y)
+             : s_->Call(x86_avx2_psign_b, {}, {y, less});
+    x = ir.CreateBinaryIntrinsic(llvm::Intrinsic::abs, less, ir.getFalse());
+  }
+  Value* const products = s_->Call(wide ? x86_avx512_pmaddubs_w_512 : x86_avx2_pmadd_ub_sw, {}, {x, y});
+  Value* const ones = llvm::ConstantInt::get(pairs, 1);
+  return {ir.CreateAdd(sum.v, s_->Call(wide ? x86_avx512_pmaddw_d_512 : x86_avx2_pmadd_wd, {}, {products, ones}))};
+}
+Vec VectorBuilder::ToFloat(Sums sums) { return {s_->b.CreateSIToFP(sums.v, s_->Floats())}; }
+Vec VectorBuilder::FromQuads(Quads a, int which) {
+  Value* const moved = which == 0 ? a.v : s_->b.CreateLShr(a.v, static_cast<uint64_t>(8 * which));
+  Value* const low = which == 3 ? moved : s_->b.CreateAnd(moved, llvm::ConstantInt::get(moved->getType(), 0xff));
+  return {s_->b.CreateSIToFP(low, s_->Floats())};
 }
 
 // d * s * (quantum - zero) - dmin * m, rounded once: the products of scales are exact.

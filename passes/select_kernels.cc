@@ -193,13 +193,14 @@ class Selector {
     return graph_.AddFields(Pack(std::move(kernel)), std::move(options));
   }
 
-  // The weight op that supplies b packed for a product; b itself when it is no plain matrix of floats.
+  // The weight op that supplies b packed for a product; b itself when it is no plain matrix of floats or blocks.
   absl::StatusOr<ValueId> Packed(const ops::Gemm& gemm, std::string& pack) {
     const ValueId value = gemm.b;
     const auto weight = graph_.DefAs<ops::Weight>(value);
     const Type& type = graph_.type(value);
-    if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsReal(type.dtype)) return value;
-    pack = !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
+    const bool blocks = FindQuantFormat(type.dtype) != nullptr;
+    if (!weight || type.rank() != 2 || !weight->pack.empty() || !(IsReal(type.dtype) || blocks)) return value;
+    pack = blocks ? "blocks16" : !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
     return WithPacking(value, pack);
   }
 
@@ -278,13 +279,13 @@ class Selector {
   // Operands of a product that no tile can read as they lie are copied first.
   absl::Status ImportGemm(Body& body, const ops::Gemm& gemm, OpId id) {
     SINTER_RETURN_IF_ERROR(ImportStored(body, gemm.a, id));
-    if (IsQuantized(graph_.type(gemm.b).dtype)) return Import(body, gemm.b, id);  // no copy lies otherwise
     std::string pack;
     SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm, pack));
     if (!pack.empty()) {
       Alias(body, gemm.b, b, pack);
       return absl::OkStatus();
     }
+    if (IsQuantized(graph_.type(gemm.b).dtype)) return Import(body, gemm.b, id);  // no copy lies otherwise
     const auto contiguous = [&](ValueId v, bool last) {
       const std::optional<View> view = ResolveView(graph_, v);
       return view && view->strides[view->strides.size() - (last ? 1 : 2)].is_one();
@@ -319,8 +320,8 @@ class Selector {
     return one ? uses[0].op : OpId::None();
   }
 
-  // What alone reads the result of an op and says how it is stored: merge_heads of attention, and a conversion of what
-  // attention or a norm makes.
+  // What alone reads the result of an op and says how it is stored: merge_heads of attention, and a conversion or
+  // quantization of what attention or a norm makes.
   std::vector<OpId> Stores(OpId id) const {
     const OpKind kind = graph_.op(id).kind();
     std::vector<OpId> stores;
@@ -328,11 +329,19 @@ class Selector {
     if (!stores.empty() && !stores[0].valid()) stores.clear();
     if (kind != OpKind::kAttend && kind != OpKind::kRmsNorm && kind != OpKind::kLayerNorm) return stores;
     const OpId last = stores.empty() ? id : stores[0];
+    const OpId quantize = OnlyUse(graph_.op(last).results[0], OpKind::kQuantize);
+    if (quantize.valid() && CanQuantize(kind, id)) stores.push_back(quantize);
     const OpId convert = OnlyUse(graph_.op(last).results[0], OpKind::kConvert);
     if (!convert.valid()) return stores;
     const DType dtype = graph_.type(graph_.op(convert).results[0]).dtype;
     if (IsReal(dtype)) stores.push_back(convert);
     return stores;
+  }
+
+  // Attention stores head by head, in whole blocks.
+  bool CanQuantize(OpKind kind, OpId id) const {
+    return kind != OpKind::kAttend ||
+           !graph_.type(graph_.op(id).results[0]).dims.back().DivideExactly(Info(DType::kQ8_R).block_elems).poisoned();
   }
 
   absl::Status Lower(OpId id) {
