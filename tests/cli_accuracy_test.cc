@@ -109,8 +109,8 @@ TEST_F(Accuracy, WindowsAreReadFromAnEmptyContext) {
   EXPECT_EQ(report["positions"], 6);
   EXPECT_NEAR(report["nll"], Mean(nll), 1e-6);
   // A text longer than the context of 64.
-  std::vector<int> many;
-  for (int i = 0; i < 150; ++i) many.push_back(3 + i * 7 % 280);
+  std::vector<int> many(150);
+  for (size_t i = 0; i < many.size(); ++i) many[i] = static_cast<int>(3 + i * 7 % 280);
   const Json longer = Report({"perplexity", model, IdsFlag(many)});
   EXPECT_EQ(longer["window"], 64);
   EXPECT_EQ(longer["windows"], 2);

@@ -94,8 +94,12 @@ Json ToJson(const CompareFlags& flags, const Side& a, const Side& b, const Windo
 }
 
 std::string ToMarkdown(const Side& a, const Side& b, const Windows& windows, const DivergenceSummary& s) {
-  std::string text = absl::StrFormat("A: %s %s\nB: %s %s\n%d positions, %d windows of %d tokens\n\n", a.path, a.flags(),
-                                     b.path, b.flags(), s.positions, windows.count(), windows.window);
+  std::string text;
+  for (const Side* side : {&a, &b}) {
+    absl::StrAppend(&text, side == &a ? "A: " : "B: ", side->path, side->model ? " " : "", side->flags(), "\n");
+  }
+  absl::StrAppendFormat(&text, "%d positions; windows of %d tokens: %d\n\n", s.positions, windows.window,
+                        windows.count());
   absl::StrAppend(&text, "| figure | value | error |\n|---|--:|--:|\n");
   const auto estimate = [&](const char* name, const Estimate& e, double scale = 1) {
     absl::StrAppendFormat(&text, "| %s | %.6g | %.2g |\n", name, scale * e.value, scale * e.error);
