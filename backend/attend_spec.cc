@@ -104,13 +104,17 @@ class AttendBuilder {
     Dims dims = body_.type(product).dims;
     const ValueId result = body_.results().size() == 1 ? body_.results()[0] : ValueId::None();
     const auto convert = result.valid() ? body_.DefAs<ops::Convert>(result) : std::nullopt;
-    const ValueId made = convert ? convert->x : result;
+    const auto quantize = result.valid() ? body_.DefAs<ops::Quantize>(result) : std::nullopt;
+    const ValueId made = convert ? convert->x : quantize ? quantize->x : result;
     std::vector<DimExpr> strides = DenseStrides(dims);
     if (const auto merge = made.valid() ? body_.DefAs<ops::MergeHeads>(made) : std::nullopt;
         merge && merge->x == product) {
       strides = {dims[1] * dims[3], dims[3], dims[0] * dims[1] * dims[3], 1};
-    } else if (made != product || !IsReal(body_.type(result).dtype)) {
+    } else if (made != product || (!quantize && !IsReal(body_.type(result).dtype))) {
       return No("ops after attention");
+    }
+    if (quantize && spec.value_width % Info(DType::kQ8_R).block_elems != 0) {
+      return No("heads that are no whole blocks of quantized rows");
     }
     const auto operand = static_cast<uint32_t>(body_.params().size());
     spec.out = Access{operand, body_.type(result).dtype, false, 0, std::move(strides), {}};

@@ -230,7 +230,8 @@ absl::Status WriteWeights(const Placement& placement, const CompileOptions& opti
       const RowReader read = [&](int64_t begin, int64_t end, absl::Span<uint8_t> out) {
         return options.weights(placed.name, placed.type().dtype, begin, end, out);
       };
-      SINTER_RETURN_IF_ERROR(PackUnit(placed.type(), *packing, units[static_cast<size_t>(i)].unit, read, sink));
+      SINTER_RETURN_IF_ERROR(
+          PackUnit(placed.name, placed.type(), *packing, units[static_cast<size_t>(i)].unit, read, sink));
       const size_t index = static_cast<size_t>(&placed - placement.weights.data());
       if (--left[index] == 0 && options.weight_done) options.weight_done(placed.name);
     }

@@ -6,7 +6,7 @@
 
 namespace sinter {
 
-Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices) {
+Int PlaceOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices) {
   Int at = b.Dim(access.offset);
   for (size_t i = 0; i < indices.size(); ++i) at = b.Add(at, b.Mul(indices[i], b.Dim(access.strides[i])));
   if (access.gather) {
@@ -17,7 +17,25 @@ Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& in
     const Int row = b.Within(b.LoadIndex(access.gather->dtype, element), b.Dim(access.gather->rows));
     at = b.Add(at, b.Mul(row, b.Dim(access.gather->row_stride)));
   }
-  return b.Offset(b.Operand(access.operand, access.state), access.dtype, at);
+  return at;
+}
+
+Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices) {
+  return b.Offset(b.Operand(access.operand, access.state), access.dtype, PlaceOf(b, access, indices));
+}
+
+RowOfBlocks::RowOfBlocks(VectorBuilder& b, const Access& access, int64_t elems, const std::vector<Int>& indices)
+    : layout_(*FindQuantFormat(access.dtype)) {
+  const Int row = b.Div(PlaceOf(b, access, indices), b.Const(elems)), width = b.Const(PackedBlocks::kColumns);
+  const Int panel_bytes = b.Const(elems / layout_.format->block() * layout_.unit_bytes);
+  panel_ = b.Offset(b.Operand(access.operand, false), DType::kU8, b.Mul(b.Div(row, width), panel_bytes));
+  column_ = b.Rem(row, width);
+}
+
+Vec RowOfBlocks::Load(VectorBuilder& b, Int at) const {
+  const Int block = b.Const(layout_.format->block());
+  const Ptr unit = b.Offset(panel_, DType::kU8, b.Mul(b.Div(at, block), b.Const(layout_.unit_bytes)));
+  return b.LoadOfUnit(layout_, unit, column_, b.Rem(at, block));
 }
 
 namespace {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/kernel_spec.h"
+#include "backend/packed_blocks.h"
 #include "backend/vector_builder.h"
 
 namespace sinter {
@@ -15,11 +16,29 @@ namespace sinter {
 void EmitRows(const KernelSpec& spec, VectorBuilder& b);
 // Family gemm, with the tile chosen for the builder's target.
 void EmitGemm(const KernelSpec& spec, const Tile& tile, VectorBuilder& b);
+// The same where the second matrix is a weight in blocks; called by EmitGemm.
+void EmitBlocksGemm(const KernelSpec& spec, const Tile& tile, VectorBuilder& b);
 // Family attend.
 void EmitAttend(const KernelSpec& spec, VectorBuilder& b);
 
-// The address of an access at the indices given, one for each leading axis (missing trailing ones count as 0).
+// Where an access points, in elements, at the indices given, one for each leading axis (missing trailing ones count as
+// 0); and its address.
+Int PlaceOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices);
 Ptr AddressOf(VectorBuilder& b, const Access& access, const std::vector<Int>& indices);
+// A row of a weight in blocks: a column of the units of a panel.
+class RowOfBlocks {
+ public:
+  // The one that an access to rows of `elems` elements points at.
+  RowOfBlocks(VectorBuilder& b, const Access& access, int64_t elems, const std::vector<Int>& indices);
+  // Elements from `at` on, a multiple of the lanes.
+  Vec Load(VectorBuilder& b, Int at) const;
+
+ private:
+  PackedBlocks layout_;
+  Ptr panel_;
+  Int column_;
+};
+
 // How many grains a kernel has.
 Int GrainsOf(VectorBuilder& b, const KernelSpec& spec);
 // Does the grains from b.Begin() to b.End(); `block` has the number of the grain's block of each factor of the extent.

@@ -484,6 +484,15 @@ class AttendEmitter {
       const DType stored = spec_.out.dtype;
       const Ptr to = b_.Offset(out_, stored, Away(spec_.out, t, h));
       const Vec sum = Larger(b_.LoadSplat(kF32, At(sums_, query)), b_.Splat(FLT_MIN));
+      if (IsQuantized(stored)) {
+        const int64_t block = Info(stored).block_elems;
+        return b_.For(b_.Const(0), b_.Const(spec_.value_width), block, {}, [&](Int e) {
+          std::vector<Vec> values;
+          for (int64_t i = 0; i < block; i += lanes_)
+            values.push_back(b_.Div(b_.Load(kF32, At(from, Plus(e, i))), sum));
+          b_.StoreBlock(stored, b_.Offset(to, stored, e), values);
+        });
+      }
       ForVectors(spec_.value_width, {}, [&](Int e, const Mask* mask) {
         b_.Store(stored, b_.Offset(to, stored, e), b_.Div(b_.Load(kF32, At(from, e)), sum), mask);
       });

@@ -1,130 +1,170 @@
-// Family gemm: C[batch.., m, n] = sum over k of A[batch.., m, k] * B[batch.., k, n], register-tiled.
-//
-// A grain is a block of rows and columns of one batch index. Inside it, tiles of columns are the outer loop, so that a
-// panel of B stays in cache while the tiles of rows pass over it; every tile runs the whole of k with its accumulators
-// in registers. Each element of C is summed in the order of k whatever tile it falls into, so results do not depend on
-// how rows and columns are cut.
+// Family gemm: C[batch.., m, n] = sum over k of A[batch.., m, k] * B[batch.., k, n], register-tiled: what all products
+// share, and those of floats, where every tile runs the whole of k with its accumulators in registers.
 //
 // Of weights packed in pairs of bf16 (and rows of bf16) k runs by pairs: one instruction multiplies and adds both where
 // the target has it; elsewhere the first halves of the pairs are multiplied, then the second ones.
 #include <algorithm>
-#include <functional>
 
-#include "backend/emit.h"
+#include "backend/gemm_emitter.h"
 
 namespace sinter {
+
+GemmEmitter::GemmEmitter(const KernelSpec& kernel, const Tile& tile, VectorBuilder& b)
+    : kernel_(kernel),
+      spec_(*kernel.gemm),
+      tile_(tile),
+      b_(b),
+      m_(b.Dim(spec_.m)),
+      n_(b.Dim(spec_.n)),
+      k_(b.Dim(spec_.k)) {
+  const size_t batch = spec_.batch.size();
+  am_ = b.Dim(spec_.a.strides[batch]);
+  ak_ = b.Dim(spec_.a.strides[batch + 1]);
+  bk_ = b.Dim(spec_.b.strides[batch]);
+  bn_ = b.Dim(spec_.b.strides[batch + 1]);
+  cm_ = b.Dim(spec_.c.strides[batch]);
+  cn_ = b.Dim(spec_.c.strides[batch + 1]);
+}
+
 namespace {
 
-class GemmEmitter {
- public:
-  GemmEmitter(const KernelSpec& kernel, const Tile& tile, VectorBuilder& b)
-      : kernel_(kernel),
-        spec_(*kernel.gemm),
-        tile_(tile),
-        b_(b),
-        m_(b.Dim(spec_.m)),
-        n_(b.Dim(spec_.n)),
-        k_(b.Dim(spec_.k)),
-        depth_(spec_.packing == nullptr ? 1 : spec_.packing->depth),
-        halves_(depth_ > 1 && !MultipliesPairs(b.target()) ? 2 : 1) {
-    const size_t batch = spec_.batch.size();
-    am_ = b.Dim(spec_.a.strides[batch]);
-    ak_ = b.Dim(spec_.a.strides[batch + 1]);
-    bk_ = b.Dim(spec_.b.strides[batch]);
-    bn_ = b.Dim(spec_.b.strides[batch + 1]);
-    cm_ = b.Dim(spec_.c.strides[batch]);
-    cn_ = b.Dim(spec_.c.strides[batch + 1]);
-  }
+// Rows left by whole tiles go two at a time: one alone would read a panel for one multiply-add a load, and blocks of
+// an even number of rows leave no other rest of the usual lengths of a prompt.
+constexpr int kRestRows = 2;
 
-  void Emit() {
-    ForGrains(b_, kernel_, [&](std::vector<Int> index) {
-      const Int n0 = b_.Mul(index.back(), b_.Const(spec_.n_block));
-      index.pop_back();
-      const Int m0 = b_.Mul(index.back(), b_.Const(spec_.m_block));
-      index.pop_back();
-      a_ = AddressOf(b_, spec_.a, index);
-      bb_ = AddressOf(b_, spec_.b, index);
-      c_ = AddressOf(b_, spec_.c, index);
-      const Int rows = RestOf(b_, m_, m0, spec_.m_block), columns = RestOf(b_, n_, n0, spec_.n_block);
-      // Whole tiles of columns, then narrow ones, the last of which is masked.
-      const int narrow = tile_.shape == TileShape::kDot ? 1
-                         : spec_.packing != nullptr     ? spec_.packing->panel
-                                                        : b_.lanes();
-      int64_t all;
-      const bool ragged = tile_.shape != TileShape::kDot && !(b_.IsConst(n_, &all) && all % narrow == 0);
-      const int wide = static_cast<int>(std::min<int64_t>(tile_.columns, spec_.n_block));
-      Steps(columns, {wide, narrow}, ragged, [&](Int n, int width, bool masked) {
-        const Int left = b_.Sub(columns, n);
-        const auto tile = [&](Int m, int height) {
-          TileAt(b_.Add(m0, m), b_.Add(n0, n), height, width, masked ? &left : nullptr);
-        };
-        if (tile_.shape == TileShape::kDot) {
-          return Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) { tile(m, height); });
-        }
-        const Int whole = tile_.shape == TileShape::kFew ? b_.Const(0) : WholeTiles(rows);
-        b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
-        const int rest = tile_.shape == TileShape::kFew ? tile_.rows : std::min(kRestRows, tile_.rows);
-        b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest); });
-      });
+bool IsFew(TileShape shape) { return shape == TileShape::kFew || shape == TileShape::kBlocksFew; }
+
+}  // namespace
+
+void GemmEmitter::Emit() {
+  ForGrains(b_, kernel_, [&](std::vector<Int> index) {
+    const Int n0 = b_.Mul(index.back(), b_.Const(spec_.n_block));
+    index.pop_back();
+    const Int m0 = b_.Mul(index.back(), b_.Const(spec_.m_block));
+    index.pop_back();
+    a_ = AddressOf(b_, spec_.a, index);
+    bb_ = AddressOf(b_, spec_.b, index);
+    c_ = AddressOf(b_, spec_.c, index);
+    const Int rows = RestOf(b_, m_, m0, spec_.m_block), columns = RestOf(b_, n_, n0, spec_.n_block);
+    // Whole tiles of columns, then narrow ones, the last of which is masked.
+    const int narrow = tile_.shape == TileShape::kDot ? 1
+                       : spec_.packing != nullptr     ? spec_.packing->panel
+                                                      : b_.lanes();
+    int64_t all;
+    const bool ragged = tile_.shape != TileShape::kDot && !(b_.IsConst(n_, &all) && all % narrow == 0);
+    const int wide = static_cast<int>(std::min<int64_t>(tile_.columns, spec_.n_block));
+    Steps(columns, {wide, narrow}, ragged, [&](Int n, int width, bool masked) {
+      const Int left = b_.Sub(columns, n);
+      const auto tile = [&](Int m, int height, bool is_rest = false) {
+        TileAt({b_.Add(m0, m), b_.Add(n0, n), height, width, is_rest}, masked ? &left : nullptr);
+      };
+      if (tile_.shape == TileShape::kDot) {
+        return Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) { tile(m, height); });
+      }
+      const Int whole = IsFew(tile_.shape) ? b_.Const(0) : WholeTiles(rows);
+      b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
+      const int rest = IsFew(tile_.shape) ? tile_.rows : std::min(kRestRows, tile_.rows);
+      b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest, /*is_rest=*/true); });
     });
+  });
+}
+
+// Covers [0, size) by steps of sizes[0] while they fit, then of the next size, and so on. `ragged`: the last size
+// also covers what is left of it, masked.
+void GemmEmitter::Steps(Int size, std::vector<int> sizes, bool ragged,
+                        const std::function<void(Int, int, bool)>& body) {
+  Int done = b_.Const(0);
+  int last = 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] == last || sizes[i] == 0) continue;
+    last = sizes[i];
+    const Int step = b_.Const(last);
+    const Int end = b_.Add(done, b_.Mul(b_.Div(b_.Sub(size, done), step), step));
+    int64_t d, e;
+    if (b_.IsConst(done, &d) && b_.IsConst(end, &e) && d == e) continue;
+    const int width = last;
+    b_.For(done, end, width, {}, [&](Int at) { body(at, width, false); });
+    done = end;
   }
+  int64_t known;
+  if (ragged && !(b_.IsConst(size, &known) && known % last == 0)) {
+    const int width = last;
+    b_.For(done, size, width, {}, [&](Int at) { body(at, width, true); });
+  }
+}
+
+Int GemmEmitter::WholeTiles(Int rows) {
+  const Int height = b_.Const(tile_.rows);
+  return b_.Mul(b_.Div(rows, height), height);
+}
+
+// Whether a tile may reach past the last row of the matrix: such rows are computed as the last and not stored.
+bool GemmEmitter::Overhangs(const Place& at) const {
+  int64_t rows;
+  return at.rest && at.height > 1 && !(b_.IsConst(m_, &rows) && rows % at.height == 0);
+}
+
+Int GemmEmitter::RowOfTile(const Place& at, int r) {
+  if (!Overhangs(at)) return b_.Const(r);
+  return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_, b_.Const(1)), at.m));
+}
+
+void GemmEmitter::TileAt(const Place& at, const Int* left) {
+  const int vectors = at.width / b_.lanes();
+  std::vector<Mask> masks;
+  const auto make_masks = [&] {
+    for (int v = 0; left != nullptr && v < vectors; ++v)
+      masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
+  };
+  if (spec_.packing == nullptr) make_masks();
+  std::vector<Vec> c(static_cast<size_t>(at.height * vectors), b_.Splat(0.0));
+  Sum(at, masks, c);
+  if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
+  for (int r = 0; r < at.height; ++r) {
+    const auto store = [&] {
+      for (int v = 0; v < vectors; ++v) StoreC(at, r, v, c[static_cast<size_t>(r * vectors + v)], left, masks);
+    };
+    if (Overhangs(at) && r > 0) {
+      b_.If(b_.Less(b_.Add(at.m, b_.Const(r)), m_), store);
+    } else {
+      store();
+    }
+  }
+}
+
+void GemmEmitter::StoreC(const Place& at, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks) {
+  const Int column = b_.Add(at.n, b_.Const(v * b_.lanes()));
+  const Ptr to = ElementOfC(b_.Add(at.m, b_.Const(r)), column);
+  int64_t stride;
+  if (b_.IsConst(cn_, &stride) && stride == 1) {
+    b_.Store(spec_.c.dtype, to, c, masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
+  } else {
+    b_.StoreStrided(spec_.c.dtype, to, cn_,
+                    left == nullptr ? b_.Const(b_.lanes()) : b_.Sub(*left, b_.Const(v * b_.lanes())), c);
+  }
+}
+
+namespace {
+
+class FloatGemm final : public GemmEmitter {
+ public:
+  FloatGemm(const KernelSpec& kernel, const Tile& tile, VectorBuilder& b)
+      : GemmEmitter(kernel, tile, b),
+        depth_(spec_.packing == nullptr ? 1 : spec_.packing->depth),
+        halves_(depth_ > 1 && !MultipliesPairs(b.target()) ? 2 : 1) {}
 
  private:
-  // Rows left by whole tiles go two at a time: one alone would read a panel for one multiply-add a load, and blocks of
-  // an even number of rows leave no other rest of the usual lengths of a prompt.
-  static constexpr int kRestRows = 2;
-
-  // Covers [0, size) by steps of sizes[0] while they fit, then of the next size, and so on. `ragged`: the last size
-  // also covers what is left of it, masked.
-  void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body) {
-    Int done = b_.Const(0);
-    int last = 0;
-    for (size_t i = 0; i < sizes.size(); ++i) {
-      if (sizes[i] == last || sizes[i] == 0) continue;
-      last = sizes[i];
-      const Int step = b_.Const(last);
-      const Int end = b_.Add(done, b_.Mul(b_.Div(b_.Sub(size, done), step), step));
-      int64_t d, e;
-      if (b_.IsConst(done, &d) && b_.IsConst(end, &e) && d == e) continue;
-      const int width = last;
-      b_.For(done, end, width, {}, [&](Int at) { body(at, width, false); });
-      done = end;
-    }
-    int64_t known;
-    if (ragged && !(b_.IsConst(size, &known) && known % last == 0)) {
-      const int width = last;
-      b_.For(done, size, width, {}, [&](Int at) { body(at, width, true); });
-    }
+  void TileAt(const Place& at, const Int* left) override {
+    if (tile_.shape != TileShape::kDot) return GemmEmitter::TileAt(at, left);
+    DotTile(at.m, at.n, at.height, at.width);
   }
 
-  Int WholeTiles(Int rows) {
-    const Int height = b_.Const(tile_.rows);
-    return b_.Mul(b_.Div(rows, height), height);
-  }
-
-  // Whether a tile of so many rows may reach past the last of the matrix: those are computed as the last and not
-  // stored.
-  bool Overhangs(int height) const {
-    int64_t rows;
-    return height > 1 && (height != tile_.rows || tile_.shape == TileShape::kFew) &&
-           !(b_.IsConst(m_, &rows) && rows % height == 0);
-  }
-
-  // One tile of C at (m, n). `left`: how many columns there are from n on, when that may be fewer than the tile's.
-  void TileAt(Int m, Int n, int height, int width, const Int* left) {
-    if (tile_.shape == TileShape::kDot) return DotTile(m, n, height, width);
-    const int vectors = width / b_.lanes();
-    std::vector<Mask> masks;
-    const auto make_masks = [&] {
-      for (int v = 0; left != nullptr && v < vectors; ++v)
-        masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
-    };
-    if (spec_.packing == nullptr) make_masks();
-    std::vector<Vec> c = InitC(height * vectors);
+  void Sum(const Place& at, const std::vector<Mask>& masks, std::vector<Vec>& c) override {
+    const int vectors = at.width / b_.lanes(), height = at.height;
     // Both matrices are walked by pointers; what a row of A or a vector of B is away from them does not change along k.
-    Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_)), panel = PanelAt(n);
+    Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(at.m, am_)), panel = PanelAt(at.n);
     std::vector<Int> rows, lanes;
-    for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(RowOfTile(m, r, height), am_));
+    for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(RowOfTile(at, r), am_));
     for (int v = 0; v < vectors; ++v) lanes.push_back(LaneOfPanel(v * b_.lanes()));
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&a);
@@ -152,27 +192,7 @@ class GemmEmitter {
       a = b_.Offset(a, spec_.a.dtype, b_.Mul(ak_, b_.Const(depth_)));
       panel = b_.Offset(panel, spec_.b.dtype, spec_.packing == nullptr ? bk_ : b_.Const(spec_.packing->panel * depth_));
     });
-    if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
-    for (int r = 0; r < height; ++r) {
-      const auto store = [&] {
-        for (int v = 0; v < vectors; ++v)
-          StoreC(m, n, r, v, Finish(c[static_cast<size_t>(r * vectors + v)]), left, masks);
-      };
-      if (Overhangs(height) && r > 0) {
-        b_.If(b_.Less(b_.Add(m, b_.Const(r)), m_), store);
-      } else {
-        store();
-      }
-    }
   }
-
-  // Row r of a tile at m.
-  Int RowOfTile(Int m, int r, int height) {
-    if (!Overhangs(height)) return b_.Const(r);
-    return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_, b_.Const(1)), m));
-  }
-
-  std::vector<Vec> InitC(int count) { return std::vector<Vec>(static_cast<size_t>(count), b_.Splat(0.0)); }
 
   // Where the columns from n on begin, for k = 0.
   Ptr PanelAt(Int n) {
@@ -204,26 +224,9 @@ class GemmEmitter {
 
   void Product(Vec a, Vec row, Vec& c) { c = depth_ > halves_ ? b_.DotPairs(a, row, c) : b_.Fma(a, row, c); }
 
-  // Where an epilogue has its place: what is stored of a finished sum.
-  Vec Finish(Vec c) { return c; }
-
-  void StoreC(Int m, Int n, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks) {
-    const Int column = b_.Add(n, b_.Const(v * b_.lanes()));
-    const Ptr at = ElementOfC(b_.Add(m, b_.Const(r)), column);
-    int64_t stride;
-    if (b_.IsConst(cn_, &stride) && stride == 1) {
-      b_.Store(spec_.c.dtype, at, c, masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
-    } else {
-      b_.StoreStrided(spec_.c.dtype, at, cn_,
-                      left == nullptr ? b_.Const(b_.lanes()) : b_.Sub(*left, b_.Const(v * b_.lanes())), c);
-    }
-  }
-
-  Ptr ElementOfC(Int m, Int n) { return b_.Offset(c_, spec_.c.dtype, b_.Add(b_.Mul(m, cm_), b_.Mul(n, cn_))); }
-
   // height x width dot products; both matrices are contiguous along k.
   void DotTile(Int m, Int n, int height, int width) {
-    std::vector<Vec> c = InitC(height * width);
+    std::vector<Vec> c(static_cast<size_t>(height * width), b_.Splat(0.0));
     const Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(m, am_)), bb = b_.Offset(bb_, spec_.b.dtype, b_.Mul(n, bn_));
     const auto step = [&](Int k, const Mask* mask) {
       std::vector<Vec> rows;
@@ -248,25 +251,21 @@ class GemmEmitter {
     }
     for (int r = 0; r < height; ++r) {
       for (int w = 0; w < width; ++w) {
-        const Vec sum = Finish(b_.ReduceAdd(c[static_cast<size_t>(r * width + w)]));
+        const Vec sum = b_.ReduceAdd(c[static_cast<size_t>(r * width + w)]);
         b_.StoreFirst(spec_.c.dtype, ElementOfC(b_.Add(m, b_.Const(r)), b_.Add(n, b_.Const(w))), sum);
       }
     }
   }
 
-  const KernelSpec& kernel_;
-  const GemmSpec& spec_;
-  const Tile& tile_;
-  VectorBuilder& b_;
-  Int m_, n_, k_;
   int depth_;   // of k that the packing keeps side by side
   int halves_;  // one after the other: of a pair that the target cannot multiply at once
-  Int am_, ak_, bk_, bn_, cm_, cn_;
-  Ptr a_, bb_, c_;  // of the batch index at hand
 };
 
 }  // namespace
 
-void EmitGemm(const KernelSpec& spec, const Tile& tile, VectorBuilder& b) { GemmEmitter(spec, tile, b).Emit(); }
+void EmitGemm(const KernelSpec& spec, const Tile& tile, VectorBuilder& b) {
+  if (spec.gemm->packing != nullptr && spec.gemm->packing->blocks) return EmitBlocksGemm(spec, tile, b);
+  FloatGemm(spec, tile, b).Emit();
+}
 
 }  // namespace sinter

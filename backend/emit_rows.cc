@@ -114,8 +114,9 @@ class RowEmitter {
   // What is known of one of the rows.
   struct RowState {
     absl::flat_hash_map<ValueId, Ptr> addresses;
-    absl::flat_hash_map<ValueId, Lanes> values;  // those that do not vary along it, as splats
-    absl::flat_hash_map<ValueId, Int> limits;    // of a causal mask: the row's position
+    absl::flat_hash_map<ValueId, Lanes> values;        // those that do not vary along it, as splats
+    absl::flat_hash_map<ValueId, Int> limits;          // of a causal mask: the row's position
+    absl::flat_hash_map<ValueId, RowOfBlocks> blocks;  // of a weight in blocks
     std::vector<Ptr> stores;
   };
   RowState& row() { return group_[row_]; }
@@ -151,7 +152,13 @@ class RowEmitter {
     // Addresses before the passes, so that they stay out of the inner loops.
     ForEachRow([&] {
       const std::vector<Int>& index = indices[row_];
-      for (const auto& [value, access] : SortedLeaves()) row().addresses[value] = AddressOf(b_, *access, index);
+      for (const auto& [value, access] : SortedLeaves()) {
+        if (access->blocks) {
+          row().blocks.emplace(value, RowOfBlocks(b_, *access, graph_.type(value).dims.back().constant(), index));
+        } else {
+          row().addresses[value] = AddressOf(b_, *access, index);
+        }
+      }
       for (const RowSpec::Store& store : spec_.stores) row().stores.push_back(AddressOf(b_, store.to, index));
     });
 
@@ -198,7 +205,7 @@ class RowEmitter {
         vectors.push_back(At(spec_.stores[i].value, place).floats);
         const int64_t first = static_cast<int64_t>(chain) * b_.lanes();
         if (first + b_.lanes() < block) continue;
-        b_.StoreBlock(b_.Offset(row().stores[i], stored, b_.Sub(place.at, b_.Const(first))), vectors);
+        b_.StoreBlock(stored, b_.Offset(row().stores[i], stored, b_.Sub(place.at, b_.Const(first))), vectors);
       }
     });
   }
@@ -476,6 +483,7 @@ class RowEmitter {
 
   Lanes LoadLeaf(ValueId value, Place& place) {
     const Access& access = spec_.leaves.at(value);
+    if (access.blocks) return Lanes::Of(row().blocks.at(value).Load(b_, place.at));
     const DimExpr& stride = access.strides[inner_];
     const bool splat = stride.is_const() && stride.constant() == 0;
     if (IsQuantized(access.dtype)) {  // rows of whole blocks, hence of whole vectors

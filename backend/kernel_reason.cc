@@ -45,6 +45,12 @@ std::string ShapeReason(const GemmSpec& gemm, const DimTable& dims) {
       return absl::StrCat("few: ", rows, ", where this tile takes ", kFewRows, " and its weight is packed");
     case TileShape::kDot:
       return absl::StrCat("dot: ", rows, "; the second matrix lies along k as it is");
+    case TileShape::kBlocksGemv:
+      return absl::StrCat("blocks_gemv: ", rows);
+    case TileShape::kBlocksFew:
+      return absl::StrCat("blocks_few: ", rows, ", where this tile takes ", kFewRows);
+    case TileShape::kBlocks:
+      return absl::StrCat("blocks: ", rows);
     case TileShape::kOuter:
     case TileShape::kHalves:
       break;

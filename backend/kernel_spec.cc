@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "backend/packed_blocks.h"
 #include "base/status.h"
+#include "ir/quant.h"
 
 namespace sinter {
 namespace {
@@ -45,8 +47,15 @@ std::string TypeProblem(const RowSpec& row) {
   for (const auto& [value, access] : row.leaves) {
     // Of a cache, whole blocks of q8_0 are read by dequantize alone.
     const bool cached = access.state && access.dtype == DType::kQ8_0 && access.strides.back().is_one();
-    if ((IsQuantized(access.dtype) && !cached) || access.dtype == DType::kF64) {
+    if ((IsQuantized(access.dtype) && !cached && !access.blocks) || access.dtype == DType::kF64) {
       return absl::StrCat("elements of type ", Info(access.dtype).name);
+    }
+    const auto& uses = expr.value(value).uses;
+    const bool dequantized = !expr.IsResult(value) && std::all_of(uses.begin(), uses.end(), [&](const Use& use) {
+      return expr.op(use.op).kind() == OpKind::kDequantize;
+    });
+    if (access.blocks && !(dequantized && access.strides.back().is_one())) {
+      return absl::StrCat("rows of ", Info(access.dtype).name, " that are not dequantized along the inner axis");
     }
     const auto rope = expr.DefAs<ops::Rope>(value);
     if (rope && !row.leaves.at(rope->x).strides.back().is_one()) return "rope along a strided axis";
@@ -77,7 +86,8 @@ class SpecBuilder {
       if (op.kind() == OpKind::kLoop) loop = id;
       if (op.kind() == OpKind::kKvAppend) append = id;
       moves |= op.kind() == OpKind::kTake || op.kind() == OpKind::kMergeHeads;
-      computes |= op.def().Has(kElementwise) || op.kind() == OpKind::kRope || op.kind() == OpKind::kCausalMask;
+      computes |= op.def().Has(kElementwise) || op.kind() == OpKind::kRope || op.kind() == OpKind::kCausalMask ||
+                  op.kind() == OpKind::kQuantize;
     }
     if (attend.valid()) return AttendSpecOf(body_, attend, packs_);
     spec_.body = &body_;
@@ -141,6 +151,22 @@ class SpecBuilder {
                   view->offset,    view->strides,           {}};
   }
 
+  // An access to the rows of a weight in blocks: `value` is the parameter.
+  absl::StatusOr<Access> BlocksOf(ValueId value) const {
+    const auto operand = operand_.find(value);
+    if (operand == operand_.end() || packs_.empty() || packs_[operand->second].empty()) {
+      return No(absl::StrCat("elements of type ", Info(body_.type(value).dtype).name, " that are no packed weight"));
+    }
+    const Type& type = body_.type(value);
+    Access access{operand->second, type.dtype, false, 0, DenseStrides(type.dims), {}};
+    access.blocks = true;
+    return access;
+  }
+  bool IsInBlocks(ValueId value) const {
+    return FindQuantFormat(body_.type(value).dtype) != nullptr && !body_.type(value).state &&
+           !body_.value(value).def.valid();
+  }
+
   // Aligns an access of rank r at the last of `dims.size()` axes; axes where the value has a literal 1 get stride 0.
   static void AlignTo(Access& access, const Dims& value_dims, size_t rank) {
     std::vector<DimExpr> strides(rank, DimExpr(0));
@@ -171,12 +197,11 @@ class SpecBuilder {
     const Dims& dims = data.type.dims;
     if (dims.size() > rank) return No("a value of more axes than the result has");
     if (is_view) {
-      SINTER_ASSIGN_OR_RETURN(Access access, AccessOf(value));
+      SINTER_ASSIGN_OR_RETURN(Access access, IsInBlocks(value) ? BlocksOf(value) : AccessOf(value));
       AlignTo(access, dims, rank);
       row.leaves.emplace(value, std::move(access));
     } else if (auto take = body_.As<ops::Take>(data.def)) {
-      SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(take->table));
-      if (IsQuantized(table.dtype)) return No("rows of a quantized table");
+      SINTER_ASSIGN_OR_RETURN(Access table, IsInBlocks(take->table) ? BlocksOf(take->table) : AccessOf(take->table));
       SINTER_ASSIGN_OR_RETURN(table.gather,
                               GatherBy(take->rows, table.strides[0], body_.type(take->table).dims[0], rank, rank - 2));
       table.strides[0] = 0;
@@ -209,9 +234,11 @@ class SpecBuilder {
         SINTER_RETURN_IF_ERROR(AddLeaf(op.results[0], rank));
         continue;
       }
+      if (op.kind() == OpKind::kQuantize && body_.results()[0] != op.results[0]) return No("quantized rows inside it");
       if (op.kind() == OpKind::kMergeHeads && body_.results()[0] != op.results[0]) return No("merged heads inside it");
-      if (op.kind() == OpKind::kKvAppend || op.kind() == OpKind::kMergeHeads || op.def().Has(kElementwise) ||
-          op.def().Has(kReduce)) {
+      const bool stores =
+          op.kind() == OpKind::kKvAppend || op.kind() == OpKind::kMergeHeads || op.kind() == OpKind::kQuantize;
+      if (stores || op.def().Has(kElementwise) || op.def().Has(kReduce)) {
         for (ValueId v : op.fields.operands) {
           if (v.valid() && !body_.type(v).state) SINTER_RETURN_IF_ERROR(AddLeaf(v, rank));
         }
@@ -227,6 +254,8 @@ class SpecBuilder {
     row.expr = &body_;
     if (body_.results().size() != 1) return No("not one result");
     ValueId result = body_.results()[0];
+    const DType stored = body_.type(result).dtype;
+    if (const auto quantize = body_.DefAs<ops::Quantize>(result)) result = quantize->x;
     Dims axes = body_.type(result).dims;
     std::vector<DimExpr> store = DenseStrides(axes);
     int64_t reduced_from_end = 0;  // 1: the last axis
@@ -251,6 +280,8 @@ class SpecBuilder {
     }
     const auto repeat = body_.DefAs<ops::Repeat>(result);
     const bool repeats = repeat && !ResolveView(body_, result);
+    if (IsQuantized(stored) && (repeats || !store.back().is_one()))
+      return No("quantized rows that do not lie along it");
     if (repeats && result != body_.results()[0]) return No("merged heads of what is repeated");
     if (repeats) {  // [.., n, ..] -> [.., n, times, ..], stored densely
       const size_t axis =
@@ -265,7 +296,7 @@ class SpecBuilder {
       SINTER_RETURN_IF_ERROR(AddLeaf(result, axes.size()));
       SINTER_RETURN_IF_ERROR(AddLeaves(axes.size()));
     }
-    Access to{ResultOperand(), body_.type(result).dtype, false, 0, std::move(store), {}};
+    Access to{ResultOperand(), stored, false, 0, std::move(store), {}};
     if (row.reduces && body_.type(result).dims[axes.size() - static_cast<size_t>(reduced_from_end)].is_one()) {
       to.strides[axes.size() - static_cast<size_t>(reduced_from_end)] = 0;
     }
@@ -367,7 +398,7 @@ class SpecBuilder {
     if (packed) {
       SINTER_ASSIGN_OR_RETURN(spec.packing, FindPacking(packs_[b_operand->second]));
       if (spec.packing->k_major == gemm.trans_b) return No("a weight packed for the other transposition");
-      if (spec.packing->depth > 1 && !(spec.a.dtype == DType::kBF16 && spec.a.strides[batch + 1].is_one())) {
+      if (spec.packing->depth == 2 && !(spec.a.dtype == DType::kBF16 && spec.a.strides[batch + 1].is_one())) {
         return No("a weight packed in pairs for rows that are no pairs of bf16");
       }
       spec.b = Access{
@@ -384,14 +415,24 @@ class SpecBuilder {
       strides[batch + 1] = s[s.size() - 1];
       s = std::move(strides);
     }
-    if (IsQuantized(spec.b.dtype)) return No("a product with a quantized matrix");
+    const bool blocks = packed && spec.packing->blocks;
+    if (IsQuantized(spec.b.dtype) && !blocks) return No("a product with a quantized matrix that is no packed weight");
+    if (spec.a.dtype == DType::kQ8_R && !blocks) return No("rows of q8_r without a packed weight in blocks");
+    if (blocks &&
+        (!spec.a.strides[batch + 1].is_one() || spec.a.strides[batch].DivideExactly(PackedBlocks::kChunk).poisoned())) {
+      return No("rows for a weight in blocks that do not lie along k, whole chunks apart");
+    }
     for (size_t i = 0; i < batch; ++i) {
       if (a_dims[i].is_one()) spec.a.strides[i] = 0;
     }
     const bool row_of_b = packed || spec.b.strides[batch + 1].is_one();
     if (row_of_b) {
       const bool few = packed && body_.module().dims.Max(spec.m) <= kFewRows;
-      spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
+      if (blocks) {
+        spec.shape = spec.m.is_one() ? TileShape::kBlocksGemv : few ? TileShape::kBlocksFew : TileShape::kBlocks;
+      } else {
+        spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
+      }
     } else if (spec.b.strides[batch].is_one() && spec.a.strides[batch + 1].is_one()) {
       spec.shape = TileShape::kDot;
     } else {
@@ -399,7 +440,7 @@ class SpecBuilder {
     }
     for (const DimExpr& d : spec.batch) spec_.extent.push_back({d, 1});
     // Equal blocks of columns, so that threads finish together.
-    if (spec.n.is_const() && spec.n.constant() % spec.n_block != 0 && spec.n.constant() % kNarrowBlock == 0)
+    if (!blocks && spec.n.is_const() && spec.n.constant() % spec.n_block != 0 && spec.n.constant() % kNarrowBlock == 0)
       spec.n_block = kNarrowBlock;
     // Grains run down the rows: threads share out the columns, so that each reads its panels of b once.
     spec_.extent.push_back({spec.m, spec.m_block, true});

@@ -44,6 +44,9 @@ struct Access {
     DimExpr row_stride, rows;
   };
   std::optional<Gather> gather;
+  // The operand is a weight [N,K] in the packing blocks16. Offset and strides are those of its elements row by row, K
+  // along the inner axis; where they lie follows from the row and the place in it.
+  bool blocks = false;
 };
 
 struct ExtentFactor {

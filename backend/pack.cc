@@ -4,8 +4,11 @@
 #include <cstring>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "backend/packed_blocks.h"
 #include "base/checked.h"
 #include "base/status.h"
+#include "ir/quant.h"
 
 namespace sinter {
 namespace {
@@ -16,13 +19,15 @@ struct Matrix {
   int64_t rows, columns, row_bytes, elem_bytes;
 };
 
-// Elements that the packing keeps side by side are one here.
+// Elements that the packing keeps side by side are one here, but for those of blocks.
 Matrix MatrixOf(const Type& type, const Packing& packing) {
   Matrix m{type.dims[0].constant(), 1, 0, Info(type.dtype).block_bytes};
   for (size_t i = 1; i < type.dims.size(); ++i) m.columns *= type.dims[i].constant();
   m.row_bytes = ElemBytes(type.dtype, m.columns);
-  m.columns /= packing.depth;
-  m.elem_bytes *= packing.depth;
+  if (!packing.blocks) {
+    m.columns /= packing.depth;
+    m.elem_bytes *= packing.depth;
+  }
   return m;
 }
 
@@ -73,6 +78,69 @@ absl::Status PackAs(const Matrix& m, const Packing& packing, int64_t begin, int6
   return absl::OkStatus();
 }
 
+// Writes a block as one column of a unit.
+void PackBlock(const PackedBlocks& layout, const QuantBlock& block, int64_t column, uint8_t* unit) {
+  const QuantFormat& format = *layout.format;
+  std::memcpy(unit + 2 * column, &block.d, sizeof block.d);
+  if (format.has_min) std::memcpy(unit + layout.dmin + 2 * column, &block.dmin, sizeof block.dmin);
+  for (int64_t g = 0; format.integer_scales && g < format.groups(); ++g) {
+    const int64_t at = g * PackedBlocks::kColumns + column;
+    unit[layout.scales + at] = static_cast<uint8_t>(block.scales[static_cast<size_t>(g)]);
+    if (format.has_min) unit[layout.mins + at] = static_cast<uint8_t>(block.mins[static_cast<size_t>(g)]);
+  }
+  constexpr uint32_t kNibbles = 0x0f0f0f0f, kOnes = 0x01010101, kThrees = 0x03030303;
+  uint8_t* chunk = unit + layout.chunks + PackedBlocks::kQuad * column;
+  for (size_t first = 0; first < static_cast<size_t>(format.block()); first += PackedBlocks::kChunk) {
+    const auto put = [chunk](int64_t row, uint32_t quad) {
+      std::memcpy(chunk + row * PackedBlocks::kRow, &quad, sizeof quad);
+    };
+    uint32_t quads[PackedBlocks::kChunk / PackedBlocks::kQuad];
+    std::memcpy(quads, &block.quanta[first], sizeof quads);
+    if (format.bits == 8) {
+      for (int64_t q = 0; q < 8; ++q) put(q, quads[q]);
+    } else {
+      for (int64_t q = 0; q < 4; ++q) put(q, (quads[q] & kNibbles) | (quads[q + 4] & kNibbles) << 4);
+    }
+    if (format.bits == 5) {
+      uint32_t fifth = 0;
+      for (int64_t q = 0; q < 8; ++q) fifth |= (quads[q] >> 4 & kOnes) << q;
+      put(4, fifth);
+    }
+    for (int64_t half = 0; format.bits == 6 && half < 2; ++half) {
+      uint32_t upper = 0;
+      for (int64_t q = 0; q < 4; ++q) upper |= (quads[4 * half + q] >> 4 & kThrees) << 2 * q;
+      put(4 + half, upper);
+    }
+    chunk += layout.chunk_bytes;
+  }
+}
+
+bool IsFinite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
+
+// Panels of rows of blocks: units [panel][block], each with the same block of 16 rows.
+absl::Status PackBlocks(absl::string_view name, const QuantFormat& format, const Matrix& m, int64_t begin, int64_t end,
+                        const uint8_t* in, const ByteSink& sink) {
+  const PackedBlocks layout(format);
+  const int64_t blocks = m.columns / format.block(), block_bytes = Info(format.dtype).block_bytes;
+  const int64_t panel_bytes = blocks * layout.unit_bytes;
+  std::vector<uint8_t> out(static_cast<size_t>(CeilDiv(end - begin, PackedBlocks::kColumns) * panel_bytes));
+  QuantBlock block;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t panel = (row - begin) / PackedBlocks::kColumns, column = (row - begin) % PackedBlocks::kColumns;
+    for (int64_t b = 0; b < blocks; ++b, in += block_bytes) {
+      Split(format, in, block);
+      if (!IsFinite(block.d) || !IsFinite(block.dmin)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "weight \"", name, "\": row ", row, ", block ", b, " of ", Info(format.dtype).name, ": the ",
+            IsFinite(block.d) ? "minimum" : "scale",
+            " is no finite number: the file is damaged, or was quantized from ", "weights that are not finite"));
+      }
+      PackBlock(layout, block, column, out.data() + panel * panel_bytes + b * layout.unit_bytes);
+    }
+  }
+  return sink(begin / PackedBlocks::kColumns * panel_bytes, out);
+}
+
 }  // namespace
 
 int64_t PackUnits(const Type& type, const Packing& packing) {
@@ -80,8 +148,8 @@ int64_t PackUnits(const Type& type, const Packing& packing) {
   return CeilDiv(m.rows, UnitRows(m, packing));
 }
 
-absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read,
-                      const ByteSink& sink) {
+absl::Status PackUnit(absl::string_view name, const Type& type, const Packing& packing, int64_t unit,
+                      const RowReader& read, const ByteSink& sink) {
   const Matrix m = MatrixOf(type, packing);
   const int64_t unit_rows = UnitRows(m, packing);
   const int64_t begin = unit * unit_rows, end = std::min(m.rows, begin + unit_rows);
@@ -90,6 +158,7 @@ absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, co
   uint8_t* bytes = reinterpret_cast<uint8_t*>(raw.data());
   SINTER_RETURN_IF_ERROR(read(begin, end, {bytes, static_cast<size_t>((end - begin) * m.row_bytes)}));
   if (packing.panel == 0) return sink(begin * m.row_bytes, {bytes, static_cast<size_t>((end - begin) * m.row_bytes)});
+  if (packing.blocks) return PackBlocks(name, *FindQuantFormat(type.dtype), m, begin, end, bytes, sink);
   return m.elem_bytes == 2 ? PackAs<uint16_t>(m, packing, begin, end, bytes, sink)
                            : PackAs<uint32_t>(m, packing, begin, end, bytes, sink);
 }

@@ -1,5 +1,8 @@
 // Weight bytes as a compiled module holds them: packed from rows of the model file, streamed by ranges so that no
 // tensor stands whole in memory. Layouts: packings.inc.
+//
+// Errors, beside those of readers and sinks: kInvalidArgument for a block of a quantized weight whose scale or minimum
+// is not a finite number, which no product could be computed with.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +10,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "backend/target.h"
 #include "ir/types.h"
@@ -20,8 +24,8 @@ using ByteSink = std::function<absl::Status(int64_t offset, absl::Span<const uin
 
 // A tensor is packed in units that may run on different threads.
 int64_t PackUnits(const Type& type, const Packing& packing);
-// Packs unit `unit`. Thread-safe when `read` and `sink` are.
-absl::Status PackUnit(const Type& type, const Packing& packing, int64_t unit, const RowReader& read,
-                      const ByteSink& sink);
+// Packs unit `unit` of the weight `name`. Thread-safe when `read` and `sink` are.
+absl::Status PackUnit(absl::string_view name, const Type& type, const Packing& packing, int64_t unit,
+                      const RowReader& read, const ByteSink& sink);
 
 }  // namespace sinter

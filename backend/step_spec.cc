@@ -127,6 +127,10 @@ void TakeGrains(KernelSpec& part, const KernelSpec& lead) {
       lead.extent.size() != part.row->axes.size()) {
     return;
   }
+  const auto splits_blocks = [&](const RowSpec::Store& store) {
+    return lead.extent.back().block % Info(store.to.dtype).block_elems != 0 && !lead.extent.back().IsWhole();
+  };
+  if (std::any_of(part.row->stores.begin(), part.row->stores.end(), splits_blocks)) return;
   for (size_t i = 0; i < lead.extent.size(); ++i) {
     if (part.row->axes[i] != lead.extent[i].expr) return;
   }

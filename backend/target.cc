@@ -19,7 +19,8 @@ struct TileRow {
 };
 
 constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew,
-                    halves = TileShape::kHalves, dot = TileShape::kDot;
+                    halves = TileShape::kHalves, dot = TileShape::kDot, blocks = TileShape::kBlocks,
+                    blocks_gemv = TileShape::kBlocksGemv, blocks_few = TileShape::kBlocksFew;
 constexpr TileRow kTiles[] = {
 #define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
 #include "backend/tiles.inc"
@@ -67,8 +68,14 @@ bool HostRuns(const Target& target) {
   return std::all_of(target.features.begin(), target.features.end(), [](absl::string_view f) { return HostHas(f); });
 }
 
-bool MultipliesPairs(const Target& target) {
-  return std::find(target.features.begin(), target.features.end(), "avx512_bf16") != target.features.end();
+bool HasFeature(const Target& target, absl::string_view feature) {
+  return std::find(target.features.begin(), target.features.end(), feature) != target.features.end();
+}
+
+bool MultipliesPairs(const Target& target) { return HasFeature(target, "avx512_bf16"); }
+
+bool MultipliesBytes(const Target& target) {
+  return HasFeature(target, "avx512_vnni") || HasFeature(target, "avx_vnni");
 }
 
 absl::StatusOr<const Target*> NativeTarget() {
@@ -114,6 +121,12 @@ absl::string_view TileShapeName(TileShape shape) {
       return "halves";
     case TileShape::kDot:
       return "dot";
+    case TileShape::kBlocks:
+      return "blocks";
+    case TileShape::kBlocksGemv:
+      return "blocks_gemv";
+    case TileShape::kBlocksFew:
+      return "blocks_few";
   }
   return "?";
 }

@@ -1,129 +1,15 @@
 #include "backend/vector_builder.h"
 
-#include <llvm/Analysis/VectorUtils.h>
-#include <llvm/IR/IRBuilder.h>
 #include <llvm/IR/IntrinsicInst.h>
 #include <llvm/IR/IntrinsicsX86.h>
-#include <llvm/IR/LLVMContext.h>
-#include <llvm/IR/Module.h>
-
-#include <limits>
-#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "backend/vector_builder_state.h"
 #include "runtime/abi.h"
 #include "runtime/features.h"
 
 namespace sinter {
-
-using llvm::BasicBlock;
-using llvm::FixedVectorType;
-using llvm::Value;
-
-struct VectorBuilder::State {
-  const Target& target;
-  const DimTable& dims;
-  Emitted& out;
-  llvm::IRBuilder<> b;
-  llvm::Function* function = nullptr;
-  BasicBlock* entry = nullptr;  // loads of operands and dims, at the top of the function
-  std::map<uint32_t, Value*> operands, pages;
-  std::vector<std::pair<DimExpr, Value*>> sizes;
-  Value* scratch = nullptr;
-  Int begin, end;
-
-  State(Emitted& into, const Target& t, const DimTable& d) : target(t), dims(d), out(into), b(*into.context) {}
-
-  // Runs `make` with the insertion point at the end of the entry block.
-  template <typename Make>
-  Value* AtTop(const Make& make) {
-    llvm::IRBuilder<>::InsertPointGuard guard(b);
-    b.SetInsertPoint(entry->getTerminator());
-    return make();
-  }
-  Value* Field(size_t offset, llvm::Type* type) {
-    return b.CreateLoad(type, b.CreateConstInBoundsGEP1_64(b.getInt8Ty(), function->getArg(0), offset));
-  }
-  FixedVectorType* Lanes(llvm::Type* element) const {
-    return FixedVectorType::get(element, static_cast<unsigned>(target.lanes()));
-  }
-  FixedVectorType* Floats() { return Lanes(b.getFloatTy()); }
-  Value* SplatOf(Value* scalar) { return b.CreateVectorSplat(static_cast<unsigned>(target.lanes()), scalar); }
-  // Of splats a splat of one number: a whole vector of roots or quotients takes several times as long.
-  Value* Arithmetic(llvm::Instruction::BinaryOps op, Value* x, Value* y) {
-    Value* const scalar = llvm::getSplatValue(x);
-    Value* const other = scalar == nullptr ? nullptr : llvm::getSplatValue(y);
-    return other == nullptr ? b.CreateBinOp(op, x, y) : SplatOf(b.CreateBinOp(op, scalar, other));
-  }
-  Value* Call(llvm::Intrinsic::ID id, llvm::ArrayRef<llvm::Type*> types, llvm::ArrayRef<Value*> args) {
-    return b.CreateIntrinsic(id, types, args);
-  }
-
-  // The type in which elements of `dtype` are loaded and stored. bf16 and f16 travel as 16-bit integers.
-  llvm::Type* StorageType(DType dtype) {
-    switch (Info(dtype).block_bytes) {
-      case 1:
-        return b.getInt8Ty();
-      case 2:
-        return b.getInt16Ty();
-      case 8:
-        return b.getInt64Ty();
-      default:
-        return dtype == DType::kF32 ? b.getFloatTy() : static_cast<llvm::Type*>(b.getInt32Ty());
-    }
-  }
-  llvm::Align AlignOf(DType dtype) const { return llvm::Align(static_cast<uint64_t>(Info(dtype).block_bytes)); }
-
-  // Storage to float, for scalars and vectors alike.
-  Value* Widen(DType dtype, Value* raw) {
-    llvm::Type* type = raw->getType();
-    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* {
-      return type->isVectorTy() ? Lanes(element) : element;
-    };
-    if (dtype == DType::kF16) {
-      return b.CreateFPExt(b.CreateBitCast(raw, same_shape(b.getHalfTy())), same_shape(b.getFloatTy()));
-    }
-    if (dtype == DType::kBF16) {
-      Value* bits = b.CreateShl(b.CreateZExt(raw, same_shape(b.getInt32Ty())), 16);
-      return b.CreateBitCast(bits, same_shape(b.getFloatTy()));
-    }
-    return raw;
-  }
-  Value* Narrow(DType dtype, Value* value) {
-    llvm::Type* type = value->getType();
-    const auto same_shape = [&](llvm::Type* element) -> llvm::Type* {
-      return type->isVectorTy() ? Lanes(element) : element;
-    };
-    if (dtype == DType::kF16) {
-      return b.CreateBitCast(b.CreateFPTrunc(value, same_shape(b.getHalfTy())), same_shape(b.getInt16Ty()));
-    }
-    if (dtype == DType::kBF16) {
-      // Nearest even: add 0x7fff and the lowest kept bit; of a NaN all bits are set. Without constants, which would
-      // take registers: 0x7fff is what a comparison that holds has in its lower half, but for one bit.
-      llvm::Type* i32 = same_shape(b.getInt32Ty());
-      Value* bits = b.CreateBitCast(value, i32);
-      Value* lowest = b.CreateLShr(b.CreateShl(bits, 15), 31);
-      Value* half = b.CreateLShr(b.CreateSExt(b.CreateFCmpORD(value, value), i32), 17);
-      Value* rounded = b.CreateAdd(b.CreateAdd(bits, half), lowest);
-      Value* chosen = b.CreateOr(rounded, b.CreateSExt(b.CreateFCmpUNO(value, value), i32));
-      return b.CreateTrunc(b.CreateLShr(chosen, 16), same_shape(b.getInt16Ty()));
-    }
-    return value;
-  }
-  Value* LoadVector(llvm::Type* element, llvm::Align align, Value* at, Value* mask) {
-    FixedVectorType* type = Lanes(element);
-    if (mask == nullptr) return b.CreateAlignedLoad(type, at, align);
-    return b.CreateMaskedLoad(type, at, align, mask, llvm::Constant::getNullValue(type));
-  }
-  void StoreVector(Value* value, llvm::Align align, Value* at, Value* mask) {
-    if (mask == nullptr) {
-      b.CreateAlignedStore(value, at, align);
-    } else {
-      b.CreateMaskedStore(value, at, align, mask);
-    }
-  }
-};
 
 Emitted::Emitted()
     : context(std::make_unique<llvm::LLVMContext>()), module(std::make_unique<llvm::Module>("kernel", *context)) {}
@@ -339,33 +225,6 @@ Vec VectorBuilder::Load(DType dtype, Ptr at, const Mask* mask) {
 }
 Vec VectorBuilder::LoadSplat(DType dtype, Ptr at) {
   return {s_->SplatOf(s_->Widen(dtype, s_->b.CreateAlignedLoad(s_->StorageType(dtype), at.v, s_->AlignOf(dtype))))};
-}
-Vec VectorBuilder::LoadOfBlock(Ptr block, Int first) {
-  // f16 scale, then 32 x i8.
-  Value* scale = s_->Widen(DType::kF16, s_->b.CreateAlignedLoad(s_->b.getInt16Ty(), block.v, llvm::Align(1)));
-  const Ptr at = Offset(block, DType::kI8, Add(first, Const(2)));
-  Value* quanta = s_->b.CreateSIToFP(s_->LoadVector(s_->b.getInt8Ty(), llvm::Align(1), at.v, nullptr), s_->Floats());
-  return Mul(Vec{quanta}, Vec{s_->SplatOf(scale)});
-}
-void VectorBuilder::StoreBlock(Ptr block, const std::vector<Vec>& values) {
-  Vec largest = Abs(values[0]);
-  for (size_t i = 1; i < values.size(); ++i) largest = Max(largest, Abs(values[i]));
-  largest = ReduceMax(largest);
-  // What is not finite leaves no scale; no quantum is made of it.
-  const Vec finite = Select(LessThan(largest, Splat(std::numeric_limits<float>::infinity())), largest,
-                            Splat(std::numeric_limits<double>::quiet_NaN()));
-  const Vec scale = Div(finite, Splat(127));
-  Value* half = s_->Narrow(DType::kF16, s_->b.CreateExtractElement(scale.v, uint64_t{0}));
-  s_->b.CreateAlignedStore(half, block.v, llvm::Align(1));
-  const Mask some = LessThan(Splat(0), scale);
-  for (size_t i = 0; i < values.size(); ++i) {
-    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
-    const Vec rounded = Add(Select(some, Div(values[i], scale), Splat(0)), Splat(12582912.0));
-    Value* bits = s_->b.CreateBitCast(rounded.v, s_->Lanes(s_->b.getInt32Ty()));
-    Value* quanta = s_->b.CreateTrunc(bits, s_->Lanes(s_->b.getInt8Ty()));
-    const Ptr at = Offset(block, DType::kI8, Const(2 + static_cast<int64_t>(i) * lanes()));
-    s_->StoreVector(quanta, llvm::Align(1), at.v, nullptr);
-  }
 }
 Vec VectorBuilder::LoadStrided(DType dtype, Ptr at, Int stride, Int count) {
   llvm::IRBuilder<>& b = s_->b;

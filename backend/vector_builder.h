@@ -26,6 +26,8 @@ class LLVMContext;
 
 namespace sinter {
 
+struct PackedBlocks;
+
 struct Handle {
   llvm::Value* v = nullptr;
 };
@@ -35,6 +37,8 @@ struct Ptr : Handle {};
 struct Vec : Handle {};     // lanes x f32
 struct Mask : Handle {};    // lanes x i1
 struct IntVec : Handle {};  // lanes x an integer element type
+struct Quads : Handle {};   // lanes x 4 bytes
+struct Sums : Handle {};    // lanes x i32
 
 // An LLVM module and its context, owned: kernels are emitted into it, and object.h compiles it.
 struct Emitted {
@@ -87,7 +91,10 @@ class VectorBuilder {
   Vec LoadSplat(DType dtype, Ptr at);
   // Of q8_0: elements from `first` on of a block that they do not leave; all lanes of a block, rounded as Encode does.
   Vec LoadOfBlock(Ptr block, Int first);
-  void StoreBlock(Ptr block, const std::vector<Vec>& values);
+  void StoreBlock(DType dtype, Ptr block, const std::vector<Vec>& values);  // q8_0 or q8_r
+  // Of a weight in blocks: elements from `first` on, a multiple of the lanes, of the block that is this column of a
+  // unit.
+  Vec LoadOfUnit(const PackedBlocks& layout, Ptr unit, Int column, Int first);
   Vec LoadStrided(DType dtype, Ptr at, Int stride, Int count);  // lane i: element i*stride for i < count, else 0
   void Prefetch(Ptr at);  // its cache line, into the second level; any address is legal
   void Store(DType dtype, Ptr at, Vec value, const Mask* mask = nullptr);
@@ -103,6 +110,18 @@ class VectorBuilder {
   Vec LoadPairSplat(Ptr at);
   Vec DotPairs(Vec a, Vec b, Vec c);
   Vec FromPairs(Vec pairs, int which);
+  // Four bytes a lane. BitsOf: bits first .. first+count of every byte, as bits from `to` on of it; the others are 0.
+  // DotQuads: the sum and the products of the bytes of a, unsigned and of `bits` bits, less BiasOf(bits), with those
+  // of b, from -127 to 127. FromQuads: byte `which` of every lane, unsigned.
+  Quads LoadQuads(Ptr at);
+  Quads LoadQuadSplat(Ptr at);
+  Quads BitsOf(Quads a, int first, int count, int to);
+  Quads Or(Quads a, Quads b);
+  Sums SplatSum(Int value);
+  int BiasOf(int bits) const { return bits == 8 && !MultipliesBytes(target()) ? 128 : 0; }
+  Sums DotQuads(Quads a, Quads b, Sums sum, int bits);
+  Vec ToFloat(Sums sums);
+  Vec FromQuads(Quads a, int which);
   IntVec LoadInts(DType dtype, Ptr at, const Mask* mask = nullptr);
   IntVec LoadIntsSplat(DType dtype, Ptr at);
   void StoreInts(DType dtype, Ptr at, IntVec value, const Mask* mask = nullptr);

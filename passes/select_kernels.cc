@@ -12,6 +12,7 @@
 #include "backend/kernel_spec.h"
 #include "base/status.h"
 #include "ir/hash.h"
+#include "ir/quant.h"
 #include "passes/expand.h"
 #include "passes/pass.h"
 
@@ -33,7 +34,7 @@ class Selector {
     for (OpId id : ops) {
       const OpDef& def = graph_.op(id).def();
       if (def.Has(kSource) || def.Has(kView) || id_is(id, OpKind::kConstant)) continue;
-      if (graph_.op(id).erased || IsMaskOfAttention(id)) continue;
+      if (graph_.op(id).erased || IsMaskOfAttention(id) || IsRowsOfBlocks(id)) continue;
       SINTER_RETURN_IF_ERROR(Lower(id));
     }
     SINTER_RETURN_IF_ERROR(CopyResults());
@@ -192,24 +193,63 @@ class Selector {
     return graph_.AddFields(Pack(std::move(kernel)), std::move(options));
   }
 
-  // The weight op that supplies b packed for a product; b itself when it is no plain matrix of floats.
+  // The weight op that supplies b packed for a product; b itself when it is no plain matrix of floats or blocks.
   absl::StatusOr<ValueId> Packed(const ops::Gemm& gemm, std::string& pack) {
     const ValueId value = gemm.b;
     const auto weight = graph_.DefAs<ops::Weight>(value);
     const Type& type = graph_.type(value);
-    if (!weight || type.rank() != 2 || !weight->pack.empty() || !IsReal(type.dtype))
-      return value;
-    pack = !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
+    const bool blocks = FindQuantFormat(type.dtype) != nullptr;
+    if (!weight || type.rank() != 2 || !weight->pack.empty() || !(IsReal(type.dtype) || blocks)) return value;
+    pack = blocks ? "blocks16" : !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
+    return WithPacking(value, pack);
+  }
+
+  // The weight op that supplies the plain weight `value` in this packing, made once.
+  absl::StatusOr<ValueId> WithPacking(ValueId value, const std::string& pack) {
     ValueId& packed = packed_[{value, pack}];
-    if (!packed.valid()) {
-      AddOptions options;
-      options.declared = {type};
-      options.names = {graph_.value(value).name};
-      options.before = graph_.value(value).def;
-      options.loc = graph_.op(graph_.value(value).def).loc;
-      SINTER_ASSIGN_OR_RETURN(packed, graph_.Add(ops::Weight{.name = weight->name, .pack = pack}, std::move(options)));
-    }
+    if (packed.valid()) return packed;
+    const OpId def = graph_.value(value).def;
+    AddOptions options;
+    options.declared = {graph_.type(value)};
+    options.names = {graph_.value(value).name};
+    options.before = def;
+    options.loc = graph_.op(def).loc;
+    ops::Weight weight = *graph_.As<ops::Weight>(def);
+    weight.pack = pack;
+    SINTER_ASSIGN_OR_RETURN(packed, graph_.Add(std::move(weight), std::move(options)));
     return packed;
+  }
+
+  bool IsWeightInBlocks(ValueId value) const {
+    const auto weight = graph_.DefAs<ops::Weight>(value);
+    return weight && weight->pack.empty() && graph_.type(value).rank() == 2 &&
+           FindQuantFormat(graph_.type(value).dtype) != nullptr;
+  }
+
+  // Rows of a weight in blocks that only dequantize ops read are no step: they stand in their bodies.
+  bool IsRowsOfBlocks(OpId id) const {
+    const auto take = graph_.As<ops::Take>(id);
+    if (!take || !IsWeightInBlocks(take->table)) return false;
+    const ValueId rows = graph_.op(id).results[0];
+    const auto& uses = graph_.value(rows).uses;
+    return !graph_.IsResult(rows) &&
+           std::all_of(uses.begin(), uses.end(), [&](const Use& use) { return id_is(use.op, OpKind::kDequantize); });
+  }
+
+  // What a dequantize reads: a weight in blocks, which lies as products want it, or rows of one.
+  absl::Status ImportBlocks(Body& body, ValueId value, OpId before) {
+    const OpId def = graph_.value(value).def;
+    if (IsWeightInBlocks(value)) {
+      const std::string pack = "blocks16";
+      SINTER_ASSIGN_OR_RETURN(const ValueId packed, WithPacking(value, pack));
+      Alias(body, value, packed, pack);
+      return absl::OkStatus();
+    }
+    if (!def.valid() || !IsRowsOfBlocks(def)) return Import(body, value, before);
+    const ops::Take take = *graph_.As<ops::Take>(def);
+    SINTER_RETURN_IF_ERROR(ImportBlocks(body, take.table, before));
+    SINTER_RETURN_IF_ERROR(ImportStored(body, take.rows, before));
+    return CloneInto(body, def);
   }
 
   // Whether the rows of a product and those of its weight [N,K] consist of pairs of bf16.
@@ -239,13 +279,13 @@ class Selector {
   // Operands of a product that no tile can read as they lie are copied first.
   absl::Status ImportGemm(Body& body, const ops::Gemm& gemm, OpId id) {
     SINTER_RETURN_IF_ERROR(ImportStored(body, gemm.a, id));
-    if (IsQuantized(graph_.type(gemm.b).dtype)) return Import(body, gemm.b, id);  // no copy lies otherwise
     std::string pack;
     SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm, pack));
     if (!pack.empty()) {
       Alias(body, gemm.b, b, pack);
       return absl::OkStatus();
     }
+    if (IsQuantized(graph_.type(gemm.b).dtype)) return Import(body, gemm.b, id);  // no copy lies otherwise
     const auto contiguous = [&](ValueId v, bool last) {
       const std::optional<View> view = ResolveView(graph_, v);
       return view && view->strides[view->strides.size() - (last ? 1 : 2)].is_one();
@@ -280,8 +320,8 @@ class Selector {
     return one ? uses[0].op : OpId::None();
   }
 
-  // What alone reads the result of an op and says how it is stored: merge_heads of attention, and a conversion of what
-  // attention or a norm makes.
+  // What alone reads the result of an op and says how it is stored: merge_heads of attention, and a conversion or
+  // quantization of what attention or a norm makes.
   std::vector<OpId> Stores(OpId id) const {
     const OpKind kind = graph_.op(id).kind();
     std::vector<OpId> stores;
@@ -289,11 +329,19 @@ class Selector {
     if (!stores.empty() && !stores[0].valid()) stores.clear();
     if (kind != OpKind::kAttend && kind != OpKind::kRmsNorm && kind != OpKind::kLayerNorm) return stores;
     const OpId last = stores.empty() ? id : stores[0];
+    const OpId quantize = OnlyUse(graph_.op(last).results[0], OpKind::kQuantize);
+    if (quantize.valid() && CanQuantize(kind, id)) stores.push_back(quantize);
     const OpId convert = OnlyUse(graph_.op(last).results[0], OpKind::kConvert);
     if (!convert.valid()) return stores;
     const DType dtype = graph_.type(graph_.op(convert).results[0]).dtype;
     if (IsReal(dtype)) stores.push_back(convert);
     return stores;
+  }
+
+  // Attention stores head by head, in whole blocks.
+  bool CanQuantize(OpKind kind, OpId id) const {
+    return kind != OpKind::kAttend ||
+           !graph_.type(graph_.op(id).results[0]).dims.back().DivideExactly(Info(DType::kQ8_R).block_elems).poisoned();
   }
 
   absl::Status Lower(OpId id) {
@@ -303,6 +351,8 @@ class Selector {
       SINTER_RETURN_IF_ERROR(ImportGemm(body, *gemm, id));
     } else if (auto attend = graph_.As<ops::Attend>(id)) {
       SINTER_RETURN_IF_ERROR(ImportAttend(body, *attend, id));
+    } else if (auto dequantize = graph_.As<ops::Dequantize>(id)) {
+      SINTER_RETURN_IF_ERROR(ImportBlocks(body, dequantize->x, id));
     } else {
       const bool computes = op.def().Has(kElementwise) || op.def().Has(kReduce);
       for (ValueId v : op.fields.operands) {

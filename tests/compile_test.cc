@@ -11,7 +11,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "backend/object.h"
-#include "backend/pack.h"
 #include "backend/placement.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -54,96 +53,6 @@ absl::StatusOr<OutputFile> CompileWith(const Module& module, CompileOptions opti
   auto file = OutputFile::Create("");
   EXPECT_TRUE(file.ok()) << file.status();
   return Compile(module, {.command = "test"}, options, *std::move(file));
-}
-
-// Bytes of a weight, packed unit by unit in an order that is not theirs; each is written once.
-std::vector<uint8_t> PackAll(const Type& type, const Packing& packing, const std::vector<uint8_t>& raw) {
-  const auto size = PackedBytes(type, packing);
-  EXPECT_TRUE(size.ok()) << size.status();
-  std::vector<uint8_t> out(static_cast<size_t>(*size), 0xee);
-  std::vector<int> written(out.size());
-  const int64_t row_bytes = static_cast<int64_t>(raw.size()) / type.dims[0].constant();
-  std::vector<int64_t> units(static_cast<size_t>(PackUnits(type, packing)));
-  std::iota(units.begin(), units.end(), 0);
-  std::shuffle(units.begin(), units.end(), std::mt19937(3));
-  for (int64_t unit : units) {
-    const absl::Status status = PackUnit(
-        type, packing, unit,
-        [&](int64_t begin, int64_t end, absl::Span<uint8_t> bytes) {
-          EXPECT_EQ(static_cast<int64_t>(bytes.size()), (end - begin) * row_bytes);
-          std::memcpy(bytes.data(), raw.data() + begin * row_bytes, bytes.size());
-          return absl::OkStatus();
-        },
-        [&](int64_t offset, absl::Span<const uint8_t> bytes) {
-          EXPECT_LE(offset + static_cast<int64_t>(bytes.size()), static_cast<int64_t>(out.size()));
-          std::memcpy(out.data() + offset, bytes.data(), bytes.size());
-          for (size_t i = 0; i < bytes.size(); ++i) ++written[static_cast<size_t>(offset) + i];
-          return absl::OkStatus();
-        });
-    EXPECT_TRUE(status.ok()) << status;
-  }
-  EXPECT_TRUE(std::all_of(written.begin(), written.end(), [](int n) { return n == 1; }))
-      << "a byte is written not once";
-  return out;
-}
-
-// Where element (row, column) of the file lies, from the words of packings.inc.
-TEST(Pack, EveryElementIsInItsPlaceAndTheRestIsZero) {
-  std::mt19937 random(5);
-  for (const char* name : {"plain", "panel16", "panel16_kn"}) {
-    const Packing& packing = **FindPacking(name);
-    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-      // The last two are cut into several units.
-      for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{
-               {1, 1}, {1, 40}, {40, 1}, {15, 7}, {16, 16}, {17, 33}, {64, 31}, {1000, 700}, {33, 60000}}) {
-        SCOPED_TRACE(absl::StrCat(name, " ", Info(dtype).name, " ", rows, "x", columns));
-        const Type type{dtype, {rows, columns}};
-        const int64_t elem = Info(dtype).block_bytes;
-        std::vector<uint8_t> raw(static_cast<size_t>(rows * columns * elem));
-        for (uint8_t& b : raw) b = static_cast<uint8_t>(1 + random() % 255);  // no zero: what is zero is padding
-        const std::vector<uint8_t> packed = PackAll(type, packing, raw);
-        EXPECT_EQ(PackUnits(type, packing) > 1, columns >= 700);
-        int64_t wrong = 0, nonzero = 0;
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t c = 0; c < columns; ++c) {
-            const int64_t n = packing.k_major ? c : r, k = packing.k_major ? r : c;
-            const int64_t depth = packing.k_major ? rows : columns;
-            const int64_t at = packing.panel == 0
-                                   ? r * columns + c
-                                   : n / packing.panel * packing.panel * depth + k * packing.panel + n % packing.panel;
-            wrong += std::memcmp(&packed[static_cast<size_t>(at * elem)],
-                                 &raw[static_cast<size_t>((r * columns + c) * elem)], static_cast<size_t>(elem)) != 0;
-          }
-        }
-        for (uint8_t b : packed) nonzero += b != 0;
-        EXPECT_EQ(wrong, 0);
-        EXPECT_EQ(nonzero, static_cast<int64_t>(raw.size()));
-      }
-    }
-  }
-}
-
-TEST(Pack, PassesOnWhatReadersAndSinksSay) {
-  const Type type{DType::kF32, {20, 3}};
-  const Packing& packing = **FindPacking("panel16");
-  const auto read = [](int64_t, int64_t, absl::Span<uint8_t>) { return absl::OkStatus(); };
-  const auto sink = [](int64_t, absl::Span<const uint8_t>) { return absl::OkStatus(); };
-  const auto fail_read = [](int64_t, int64_t, absl::Span<uint8_t>) { return absl::DataLossError("read"); };
-  const auto fail_sink = [](int64_t, absl::Span<const uint8_t>) { return absl::DataLossError("sink"); };
-  EXPECT_TRUE(PackUnit(type, packing, 0, read, sink).ok());
-  EXPECT_EQ(PackUnit(type, packing, 0, fail_read, sink).message(), "read");
-  EXPECT_EQ(PackUnit(type, packing, 0, read, fail_sink).message(), "sink");
-}
-
-TEST(Pack, RefusesWhatAPackingCannotHold) {
-  EXPECT_EQ(FindPacking("panel17").status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(PackedBytes({DType::kF32, {5, 8}}, **FindPacking("panel16")).ok());
-  EXPECT_EQ(*PackedBytes({DType::kF32, {5, 8}}, **FindPacking("panel16")), 16 * 8 * 4);
-  EXPECT_EQ(*PackedBytes({DType::kF16, {5, 17}}, **FindPacking("panel16_kn")), 5 * 32 * 2);
-  EXPECT_EQ(*PackedBytes({DType::kF32, {5, 8}}, **FindPacking("plain")), 5 * 8 * 4);
-  for (const Type& type : {Type{DType::kF32, {40}}, Type{DType::kF32, {2, 3, 4}}, Type{DType::kQ8_0, {4, 64}}}) {
-    EXPECT_EQ(PackedBytes(type, **FindPacking("panel16")).status().code(), absl::StatusCode::kInvalidArgument);
-  }
 }
 
 TEST(Placement, OfAPlannedModule) {

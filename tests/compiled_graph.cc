@@ -12,9 +12,11 @@
 #include "absl/strings/str_join.h"
 #include "base/checked.h"
 #include "base/status.h"
+#include "ir/quant.h"
 #include "ir/text.h"
 #include "passes/pipeline.h"
 #include "runtime/module.h"
+#include "tests/quant_blocks.h"
 
 namespace sinter {
 namespace {
@@ -194,7 +196,14 @@ WeightTensors RandomWeights(const Module& module, uint32_t seed) {
       const Type& type = graph.type(graph.op(op).results[0]);
       auto shape = Shape(type, Unbound(module));
       EXPECT_TRUE(shape.ok());
-      weights[weight->name] = RandomTensor(type.dtype, *std::move(shape), {}, random);
+      if (FindQuantFormat(type.dtype) == nullptr) {
+        weights[weight->name] = RandomTensor(type.dtype, *std::move(shape), {}, random);
+        continue;
+      }
+      StoredTensor stored(Tensor::Zeros(type.dtype, *std::move(shape)));
+      stored.bytes = RandomBlocks(type.dtype, stored.elems(), 0.5, random);
+      Decode(type.dtype, stored.bytes.data(), absl::MakeSpan(stored.values));
+      weights[weight->name] = std::move(stored);
     }
   }
   return weights;
@@ -205,10 +214,14 @@ WeightRows RowsOf(const WeightTensors& weights) {
                     absl::Span<uint8_t> out) -> absl::Status {
     const auto found = weights.find(name);
     if (found == weights.end()) return absl::NotFoundError(absl::StrCat("no weight ", name));
-    const Tensor& tensor = found->second;
+    const StoredTensor& tensor = found->second;
     const int64_t row = tensor.elems() / tensor.dims[0];
     if (static_cast<int64_t>(out.size()) != ElemBytes(dtype, (end - begin) * row)) {
       return absl::InternalError(absl::StrCat("weight ", name, " was asked for in a span of another size"));
+    }
+    if (!tensor.bytes.empty()) {
+      std::memcpy(out.data(), &tensor.bytes[static_cast<size_t>(ElemBytes(dtype, begin * row))], out.size());
+      return absl::OkStatus();
     }
     Encode(dtype,
            absl::MakeConstSpan(tensor.values)

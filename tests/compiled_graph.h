@@ -27,7 +27,13 @@ namespace sinter {
 
 using Tensors = std::vector<Tensor>;
 using NamedDims = std::map<std::string, int64_t>;
-using WeightTensors = std::map<std::string, Tensor>;
+// A weight; `bytes` are those of its rows where values alone do not say them, as of blocks.
+struct StoredTensor : Tensor {
+  StoredTensor() = default;
+  StoredTensor(Tensor tensor, std::vector<uint8_t> stored = {}) : Tensor(std::move(tensor)), bytes(std::move(stored)) {}
+  std::vector<uint8_t> bytes;
+};
+using WeightTensors = std::map<std::string, StoredTensor>;
 
 class CompiledGraphs {
  public:
@@ -51,7 +57,7 @@ class CompiledGraphs {
   std::map<int, std::unique_ptr<Workspace>> workspaces_;  // by threads
 };
 
-// The weights of a module, random, by name.
+// The weights of a module, random, by name; those in blocks are of random blocks.
 WeightTensors RandomWeights(const Module& module, uint32_t seed);
 WeightRows RowsOf(const WeightTensors& weights);
 WeightReader ReaderOf(const WeightTensors& weights);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "tests/compiled_graph.h"
+#include "tests/quant_blocks.h"
 
 namespace sinter {
 namespace {
@@ -43,6 +44,46 @@ TEST_P(MoveKernels, TakesRows) {
               runs, kExact, "move");
   }
   Check(suite);
+}
+
+// Rows of tables in blocks, and whole tables: each element is what Decode makes of it.
+TEST_P(MoveKernels, DequantizesRowsOfBlocks) {
+  KernelSuite suite("dim T in 1..40");
+  for (const BlockScales& format : kBlockScales) {
+    for (int64_t blocks : {1, 3}) {
+      const int64_t columns = blocks * Info(format.dtype).block_elems;
+      const absl::string_view name = Info(format.dtype).name;
+      const auto type = [&](int64_t rows) { return absl::StrCat(name, "[", rows, ",", columns, "]"); };
+      const std::string rows = absl::StrCat("f32[T,", columns, "]"), from = absl::StrCat(name, "[T,", columns, "]");
+      for (int64_t table : {19, 16, 1}) {
+        const double last = static_cast<double>(table - 1);
+        const std::vector<KernelRun> runs = {
+            {.dims = {{"T", 1}}, .args = {{0, Ids({last})}}},
+            {.dims = {{"T", 5}}, .args = {{0, Ids({last, 0, std::floor(last / 2), std::floor(last / 3), last})}}},
+            {.dims = {{"T", 40}}, .args = {}, .int_limit = table}};
+        const std::string weight =
+            absl::StrCat("  %w = weight \"", name, table, "x", columns, "\" : ", type(table), "\n");
+        const std::string take =
+            absl::StrCat(weight, "  %r = take %w, %i : ", from, "\n  %d = dequantize %r : ", rows, "\n");
+        suite.Add(absl::StrCat("(%i: i32[T]) -> (", rows, ") {\n", take, "  return %d\n}"), runs, kExact, "map");
+        suite.Add(absl::StrCat("() -> (f32[", table, ",", columns, "]) {\n", weight, "  %d = dequantize %w : f32[",
+                               table, ",", columns, "]\n  return %d\n}"),
+                  {{}}, kExact, "map");
+        if (table != 19) continue;
+        // Read by others: positions are added, another type is stored, a row is reduced.
+        suite.Add(absl::StrCat("(%i: i32[T], %p: ", rows, ") -> (", rows, ") {\n", take, "  %y = add %d, %p : ", rows,
+                               "\n  return %y\n}"),
+                  runs, kExact);
+        suite.Add(absl::StrCat("(%i: i32[T]) -> (f16[T,", columns, "]) {\n", take, "  %y = convert %d : f16[T,",
+                               columns, "]\n  return %y\n}"),
+                  runs, kExact);
+        suite.Add(absl::StrCat("(%i: i32[T]) -> (f32[T,1]) {\n", take, "  %y = max %d : f32[T,1]\n  return %y\n}"),
+                  runs, kExact);
+      }
+    }
+  }
+  Check(suite);
+  Check(suite, "O0");
 }
 
 TEST_P(MoveKernels, Rope) {

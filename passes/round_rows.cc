@@ -1,11 +1,19 @@
+// round-to-bf16 and quantize-rows: what the precision `fast` rounds. Both only change products with weights [N,K].
+//
 // round-to-bf16: products with weights of 16 bits take rows and weights of bf16, whose pairs a target multiplies in one
 // instruction, twice as many in the same time. Rows lose what bf16 does not hold (relative 2^-9 an element), weights of
-// f16 the same; sums stay f32. Only when the module is compiled in the precision `fast` and for such a target; code for
-// others computes with the same rounded values.
+// f16 the same; sums stay f32. Only for such a target; code for others computes with the same rounded values.
+//
+// quantize-rows: products with quantized weights take rows of q8_r, blocks of 8-bit integers, so that bytes are
+// multiplied: an element loses at most 1/254 of the largest of its block of 32. Weights stay as they are.
+//
+// All products that read the same rows share one conversion of them.
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "base/status.h"
+#include "ir/quant.h"
 #include "passes/pass.h"
 
 namespace sinter {
@@ -13,16 +21,19 @@ namespace {
 
 class Rounder {
  public:
-  explicit Rounder(Graph& graph) : graph_(graph) {}
+  // Rows become `dtype`; so do the weights they meet, if it is a float.
+  Rounder(Graph& graph, DType dtype) : graph_(graph), dtype_(dtype) {}
 
-  absl::StatusOr<bool> Run() {
+  absl::StatusOr<bool> Run(absl::FunctionRef<bool(DType weight)> takes) {
     bool changed = false;
     const std::vector<OpId> ops = graph_.order();
     for (OpId id : ops) {
       const auto gemm = graph_.As<ops::Gemm>(id);
-      if (!gemm || !CanRound(*gemm)) continue;
+      if (!gemm || !CanRound(*gemm) || !takes(graph_.type(gemm->b).dtype)) continue;
       ops::Gemm rounded = *gemm;
-      SINTER_ASSIGN_OR_RETURN(rounded.b, Weight(gemm->b));
+      if (IsFloat(dtype_)) {
+        SINTER_ASSIGN_OR_RETURN(rounded.b, Weight(gemm->b));
+      }
       SINTER_ASSIGN_OR_RETURN(rounded.a, Rows(gemm->a, id));
       const ValueId product = graph_.op(id).results[0];
       const std::string name = graph_.value(product).name;
@@ -39,20 +50,19 @@ class Rounder {
   }
 
  private:
-  // Pairs lie along K, which a weight [N,K] has as neighbours.
+  // Pairs and blocks lie along K, which a weight [N,K] has as neighbours.
   bool CanRound(const ops::Gemm& gemm) const {
     const Type& type = graph_.type(gemm.b);
-    const bool narrow = type.dtype == DType::kF16 || type.dtype == DType::kBF16;
-    if (!narrow || !graph_.DefAs<ops::Weight>(gemm.b) || !gemm.trans_b || gemm.trans_a) return false;
-    return type.rank() == 2 && type.dims[1].constant() % 2 == 0 && graph_.type(gemm.a).dtype != DType::kBF16;
+    if (!graph_.DefAs<ops::Weight>(gemm.b) || !gemm.trans_b || gemm.trans_a) return false;
+    return type.rank() == 2 && type.dims[1].constant() % 2 == 0 && graph_.type(gemm.a).dtype != dtype_;
   }
 
   absl::StatusOr<ValueId> Weight(ValueId stored) {
     Type type = graph_.type(stored);
-    if (type.dtype == DType::kBF16) return stored;
+    if (type.dtype == dtype_) return stored;
     ValueId& rounded = weights_[stored];
     if (rounded.valid()) return rounded;
-    type.dtype = DType::kBF16;
+    type.dtype = dtype_;
     const OpId def = graph_.value(stored).def;
     SINTER_ASSIGN_OR_RETURN(rounded, graph_.Add(*graph_.As<ops::Weight>(def), Like(stored, std::move(type), def)));
     return rounded;
@@ -62,8 +72,10 @@ class Rounder {
     ValueId& rounded = rows_[x];
     if (rounded.valid()) return rounded;
     Type type = graph_.type(x);
-    type.dtype = DType::kBF16;
-    SINTER_ASSIGN_OR_RETURN(rounded, graph_.Add(ops::Convert{.x = x}, Like(x, std::move(type), before)));
+    type.dtype = dtype_;
+    AddOptions like = Like(x, std::move(type), before);
+    SINTER_ASSIGN_OR_RETURN(rounded, IsFloat(dtype_) ? graph_.Add(ops::Convert{.x = x}, std::move(like))
+                                                     : graph_.Add(ops::Quantize{.x = x}, std::move(like)));
     return rounded;
   }
 
@@ -78,8 +90,18 @@ class Rounder {
   }
 
   Graph& graph_;
+  const DType dtype_;
   absl::flat_hash_map<ValueId, ValueId> weights_, rows_;  // by what they are rounded from
 };
+
+absl::StatusOr<bool> RoundEntries(Module& module, DType dtype, absl::FunctionRef<bool(DType weight)> takes) {
+  bool changed = false;
+  for (GraphId id : module.entries()) {
+    SINTER_ASSIGN_OR_RETURN(const bool rounded, Rounder(module.graph(id), dtype).Run(takes));
+    changed |= rounded;
+  }
+  return changed;
+}
 
 }  // namespace
 
@@ -88,12 +110,13 @@ absl::StatusOr<bool> RoundToBf16(Module& module, PassContext& context) {
                                     [](const Target* target) { return MultipliesPairs(*target); })) {
     return false;
   }
-  bool changed = false;
-  for (GraphId id : module.entries()) {
-    SINTER_ASSIGN_OR_RETURN(const bool rounded, Rounder(module.graph(id)).Run());
-    changed |= rounded;
-  }
-  return changed;
+  return RoundEntries(module, DType::kBF16,
+                      [](DType weight) { return weight == DType::kF16 || weight == DType::kBF16; });
+}
+
+absl::StatusOr<bool> QuantizeRows(Module& module, PassContext& context) {
+  if (!context.fast) return false;
+  return RoundEntries(module, DType::kQ8_R, [](DType weight) { return FindQuantFormat(weight) != nullptr; });
 }
 
 }  // namespace sinter

@@ -1,0 +1,55 @@
+// What the emitters of products share: grains, blocks of rows and columns, tiles, and how a tile is stored. An emitter
+// says how a tile is summed over k. Included by emit_gemm.cc and emit_blocks.cc alone.
+//
+// A grain is a block of rows and columns of one batch index. Inside it, tiles of columns are the outer loop, so that a
+// panel of B stays in cache while the tiles of rows pass over it. Each element of C is summed in the order of k
+// whatever tile it falls into, so results do not depend on how rows and columns are cut.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "backend/emit.h"
+
+namespace sinter {
+
+class GemmEmitter {
+ public:
+  GemmEmitter(const KernelSpec& kernel, const Tile& tile, VectorBuilder& b);
+  virtual ~GemmEmitter() = default;
+  void Emit();
+
+ protected:
+  // A tile of C: `height` rows from m on by `width` columns from n on.
+  struct Place {
+    Int m, n;
+    int height, width;
+    bool rest = false;  // it may reach past the last row
+  };
+
+  // Adds the products of a tile over all of k to c, [height][width / lanes]. `masks`: of the vectors of columns, where
+  // they may reach past the last column and B is not packed; empty elsewhere.
+  virtual void Sum(const Place& at, const std::vector<Mask>& masks, std::vector<Vec>& c) = 0;
+  // One tile, summed and stored. `left`: how many columns there are from n on, when that may be fewer than the tile's.
+  virtual void TileAt(const Place& at, const Int* left);
+
+  // Row r of a tile: rows past the last of the matrix are computed as the last and not stored.
+  Int RowOfTile(const Place& at, int r);
+  Ptr ElementOfC(Int m, Int n) { return b_.Offset(c_, spec_.c.dtype, b_.Add(b_.Mul(m, cm_), b_.Mul(n, cn_))); }
+
+  const KernelSpec& kernel_;
+  const GemmSpec& spec_;
+  const Tile& tile_;
+  VectorBuilder& b_;
+  Int m_, n_, k_;
+  Int am_, ak_, bk_, bn_, cm_, cn_;
+  Ptr a_, bb_, c_;  // of the batch index at hand
+
+ private:
+  void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body);
+  Int WholeTiles(Int rows);
+  bool Overhangs(const Place& at) const;
+  void StoreC(const Place& at, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks);
+};
+
+}  // namespace sinter

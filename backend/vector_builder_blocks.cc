@@ -1,0 +1,176 @@
+// Elements in blocks that share scales, as vectors.
+#include <llvm/IR/IntrinsicsX86.h>
+
+#include <limits>
+
+#include "backend/packed_blocks.h"
+#include "backend/vector_builder.h"
+#include "backend/vector_builder_state.h"
+
+namespace sinter {
+
+Vec VectorBuilder::LoadOfBlock(Ptr block, Int first) {
+  // f16 scale, then 32 x i8.
+  Value* scale = s_->Widen(DType::kF16, s_->b.CreateAlignedLoad(s_->b.getInt16Ty(), block.v, llvm::Align(1)));
+  const Ptr at = Offset(block, DType::kI8, Add(first, Const(2)));
+  Value* quanta = s_->b.CreateSIToFP(s_->LoadVector(s_->b.getInt8Ty(), llvm::Align(1), at.v, nullptr), s_->Floats());
+  return Mul(Vec{quanta}, Vec{s_->SplatOf(scale)});
+}
+
+// q8_0: the scale max / 127 in f16, quanta x / scale. q8_r: in f32, quanta x * (127 / max); both as Encode makes them.
+void VectorBuilder::StoreBlock(DType dtype, Ptr block, const std::vector<Vec>& values) {
+  Vec largest = Abs(values[0]);
+  for (size_t i = 1; i < values.size(); ++i) largest = Max(largest, Abs(values[i]));
+  largest = ReduceMax(largest);
+  const bool rows = dtype == DType::kQ8_R;
+  // What is not finite leaves no scale; no quantum is made of it.
+  const Vec finite = Select(LessThan(largest, Splat(std::numeric_limits<float>::infinity())), largest,
+                            Splat(std::numeric_limits<double>::quiet_NaN()));
+  Vec scale = Div(finite, Splat(127)), inverse;
+  // false where the scale is NaN
+  const Mask some = rows ? Mask{s_->b.CreateFCmpOGE(finite.v, Splat(kLeastQuantized).v)} : LessThan(Splat(0), scale);
+  if (rows) {
+    inverse = Select(some, Div(Splat(127), largest), Splat(0));
+    scale = Select(LessThan(finite, Splat(kLeastQuantized)), Splat(0), scale);
+  }
+  Value* const first = s_->b.CreateExtractElement(scale.v, uint64_t{0});
+  s_->b.CreateAlignedStore(s_->Narrow(rows ? DType::kF32 : DType::kF16, first), block.v, llvm::Align(1));
+  llvm::Type* const ints = s_->Lanes(s_->b.getInt32Ty());
+  const int64_t quanta_at = Info(dtype).block_bytes - Info(dtype).block_elems;
+  std::vector<Value*> halves;  // sums of the quanta of 16 elements
+  for (size_t i = 0; i < values.size(); ++i) {
+    const Vec scaled =
+        rows ? Select(some, Mul(values[i], inverse), Splat(0)) : Select(some, Div(values[i], scale), Splat(0));
+    // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
+    const Vec rounded = Add(scaled, Splat(12582912.0));
+    Value* bits = s_->b.CreateBitCast(rounded.v, ints);
+    Value* quanta = s_->b.CreateTrunc(bits, s_->Lanes(s_->b.getInt8Ty()));
+    const Ptr at = Offset(block, DType::kI8, Const(quanta_at + static_cast<int64_t>(i) * lanes()));
+    s_->StoreVector(quanta, llvm::Align(1), at.v, nullptr);
+    if (!rows) continue;
+    Value* const sum = s_->b.CreateAddReduce(
+        s_->b.CreateSub(bits, llvm::ConstantInt::get(ints, 0x4b400000)));  // the bits of 1.5 * 2^23
+    if (static_cast<int64_t>(i) * lanes() % 16 == 0) {
+      halves.push_back(sum);
+    } else {
+      halves.back() = s_->b.CreateAdd(halves.back(), sum);
+    }
+  }
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const Ptr at = Offset(block, DType::kI8, Const(4 + static_cast<int64_t>(i) * 4));
+    s_->b.CreateAlignedStore(halves[i], at.v, llvm::Align(1));
+  }
+}
+
+Quads VectorBuilder::LoadQuads(Ptr at) {
+  return {s_->b.CreateAlignedLoad(s_->Lanes(s_->b.getInt32Ty()), at.v, llvm::Align(1))};
+}
+Quads VectorBuilder::LoadQuadSplat(Ptr at) {
+  return {s_->SplatOf(s_->b.CreateAlignedLoad(s_->b.getInt32Ty(), at.v, llvm::Align(1)))};
+}
+Quads VectorBuilder::BitsOf(Quads a, int first, int count, int to) {
+  Value* moved = a.v;
+  if (first > to) moved = s_->b.CreateLShr(moved, static_cast<uint64_t>(first - to));
+  if (first < to) moved = s_->b.CreateShl(moved, static_cast<uint64_t>(to - first));
+  // Bits that came from a neighbouring byte are outside of the mask.
+  const uint32_t mask = ((1U << count) - 1) << to;
+  return {s_->b.CreateAnd(moved, llvm::ConstantInt::get(moved->getType(), mask * 0x01010101U))};
+}
+Quads VectorBuilder::Or(Quads a, Quads b) { return {s_->b.CreateOr(a.v, b.v)}; }
+Sums VectorBuilder::SplatSum(Int value) { return {s_->SplatOf(s_->b.CreateTrunc(value.v, s_->b.getInt32Ty()))}; }
+Sums VectorBuilder::DotQuads(Quads a, Quads b, Sums sum, int bits) {
+  using namespace llvm::Intrinsic;
+  llvm::IRBuilder<>& ir = s_->b;
+  const bool wide = lanes() == 16;
+  if (MultipliesBytes(target())) {
+    return {s_->Call(wide ? x86_avx512_vpdpbusd_512 : x86_avx512_vpdpbusd_256, {}, {sum.v, a.v, b.v})};
+  }
+  const auto count = static_cast<unsigned>(lanes());
+  llvm::Type* const bytes = FixedVectorType::get(ir.getInt8Ty(), 4 * count);
+  llvm::Type* const pairs = FixedVectorType::get(ir.getInt16Ty(), 2 * count);
+  Value *x = ir.CreateBitCast(a.v, bytes), *y = ir.CreateBitCast(b.v, bytes);
+  if (BiasOf(bits) != 0) {
+    // Sums of two products of full bytes pass 16 bits; those of a - 128, whose sign goes to b, do not.
+    Value* const zero = llvm::Constant::getNullValue(bytes);
+    Value* const less = ir.CreateXor(x, llvm::ConstantInt::get(bytes, 0x80));
+    y = wide ? ir.CreateSelect(ir.CreateICmpSLT(less, zero), ir.CreateSub(zero, y), y)
+             : s_->Call(x86_avx2_psign_b, {}, {y, less});
+    x = ir.CreateBinaryIntrinsic(llvm::Intrinsic::abs, less, ir.getFalse());
+  }
+  Value* const products = s_->Call(wide ? x86_avx512_pmaddubs_w_512 : x86_avx2_pmadd_ub_sw, {}, {x, y});
+  Value* const ones = llvm::ConstantInt::get(pairs, 1);
+  return {ir.CreateAdd(sum.v, s_->Call(wide ? x86_avx512_pmaddw_d_512 : x86_avx2_pmadd_wd, {}, {products, ones}))};
+}
+Vec VectorBuilder::ToFloat(Sums sums) { return {s_->b.CreateSIToFP(sums.v, s_->Floats())}; }
+Vec VectorBuilder::FromQuads(Quads a, int which) {
+  Value* const moved = which == 0 ? a.v : s_->b.CreateLShr(a.v, static_cast<uint64_t>(8 * which));
+  Value* const low = which == 3 ? moved : s_->b.CreateAnd(moved, llvm::ConstantInt::get(moved->getType(), 0xff));
+  return {s_->b.CreateSIToFP(low, s_->Floats())};
+}
+
+// d * s * (quantum - zero) - dmin * m, rounded once: the products of scales are exact.
+Vec VectorBuilder::LoadOfUnit(const PackedBlocks& layout, Ptr unit, Int column, Int first) {
+  constexpr int64_t kQuad = PackedBlocks::kQuad, kHalf = PackedBlocks::kChunk / 2;
+  llvm::IRBuilder<>& b = s_->b;
+  const QuantFormat& format = *layout.format;
+  const auto at = [&](int64_t field, Int offset) { return Offset(unit, DType::kU8, Add(offset, Const(field))).v; };
+
+  const Int group = Div(first, Const(format.group));
+  const Int of_group = Add(Mul(group, Const(PackedBlocks::kColumns)), column), of_block = Mul(column, Const(2));
+  const auto scaled = [&](int64_t half_field, int64_t int_field) {
+    Value* half = s_->Widen(DType::kF16, b.CreateAlignedLoad(b.getInt16Ty(), at(half_field, of_block), llvm::Align(1)));
+    if (!format.integer_scales) return half;
+    return b.CreateFMul(half, b.CreateSIToFP(b.CreateLoad(b.getInt8Ty(), at(int_field, of_group)), b.getFloatTy()));
+  };
+
+  // Quads as bytes, widened: `count` different ones, repeated to fill the lanes.
+  const Int in_chunk = Rem(first, Const(PackedBlocks::kChunk));
+  const Int chunk =
+      Add(Mul(Div(first, Const(PackedBlocks::kChunk)), Const(layout.chunk_bytes)), Mul(column, Const(kQuad)));
+  const auto quads_from = [&](int64_t field, Int row, int count) {
+    const int quads = lanes() / static_cast<int>(kQuad);
+    std::vector<Value*> loaded;
+    for (int i = 0; i < count; ++i) {
+      const Int offset = Add(chunk, Mul(Add(row, Const(i)), Const(PackedBlocks::kRow)));
+      loaded.push_back(b.CreateAlignedLoad(b.getInt32Ty(), at(layout.chunks + field, offset), llvm::Align(1)));
+    }
+    Value* all = llvm::PoisonValue::get(FixedVectorType::get(b.getInt32Ty(), static_cast<unsigned>(quads)));
+    for (int i = 0; i < quads; ++i) {
+      all = b.CreateInsertElement(all, loaded[static_cast<size_t>(i % count)], static_cast<uint64_t>(i));
+    }
+    return b.CreateZExt(b.CreateBitCast(all, s_->Lanes(b.getInt8Ty())), s_->Lanes(b.getInt32Ty()));
+  };
+  // Bits of each lane from `shift` + `step` * (the number of its quad) on.
+  const auto bits_at = [&](Value* values, Int shift, int step, uint32_t mask) {
+    std::vector<uint32_t> steps;
+    for (int i = 0; i < lanes(); ++i) steps.push_back(static_cast<uint32_t>(i / static_cast<int>(kQuad) * step));
+    Value* shifts = b.CreateAdd(s_->SplatOf(b.CreateTrunc(shift.v, b.getInt32Ty())),
+                                llvm::ConstantDataVector::get(b.getContext(), steps));
+    return b.CreateAnd(b.CreateLShr(values, shifts), mask);
+  };
+
+  const int all_quads = lanes() / static_cast<int>(kQuad);
+  const Int half = Div(in_chunk, Const(kHalf)), quad = Div(in_chunk, Const(kQuad));
+  const Int quad_of_half = Div(Rem(in_chunk, Const(kHalf)), Const(kQuad));
+  Value* quanta;
+  if (format.bits == 8) {
+    quanta = quads_from(0, quad, all_quads);
+  } else {
+    quanta = bits_at(quads_from(0, quad_of_half, all_quads), Mul(half, Const(4)), 0, 15);
+  }
+  if (format.bits == 5) {
+    Value* fifth = bits_at(quads_from(PackedBlocks::kHigh, Const(0), 1), quad, 1, 1);
+    quanta = b.CreateOr(quanta, b.CreateShl(fifth, 4));
+  }
+  if (format.bits == 6) {
+    Value* upper = bits_at(quads_from(PackedBlocks::kHigh, half, 1), Mul(quad_of_half, Const(2)), 2, 3);
+    quanta = b.CreateOr(quanta, b.CreateShl(upper, 4));
+  }
+  Value* zero = llvm::ConstantInt::get(quanta->getType(), static_cast<uint64_t>(format.zero));
+  const Vec q{b.CreateSIToFP(b.CreateSub(quanta, zero), s_->Floats())};
+  const Vec scale{s_->SplatOf(scaled(0, layout.scales))};
+  if (!format.has_min) return Mul(q, scale);
+  return Fma(q, scale, Neg(Vec{s_->SplatOf(scaled(layout.dmin, layout.mins))}));
+}
+
+}  // namespace sinter
