@@ -154,6 +154,7 @@ TEST_F(Accuracy, CompareIsThatOfTheLogits) {
     kl.push_back(static_cast<double>(sum));
     same += std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin();
   }
+  const double perplexity_a = Report({"perplexity", a, IdsFlag(kIds), "--count=all"})["perplexity"];
   for (const std::vector<std::string>& sides : std::vector<std::vector<std::string>>{
            {"a.gguf", "b.gguf"}, {"a.gguf", "b.npy"}, {"a.npy", "b.gguf"}, {"a.npy", "b.npy"}}) {
     SCOPED_TRACE(sides[0] + " " + sides[1]);
@@ -164,7 +165,7 @@ TEST_F(Accuracy, CompareIsThatOfTheLogits) {
     EXPECT_GT(report["kl_error"], 0);
     EXPECT_NEAR(report["top1_percent"], 100 * same / 19, 1e-9);
     EXPECT_NEAR(report["logits_nmse"], difference / reference, 1e-5);
-    EXPECT_NEAR(report["perplexity_a"], Report({"perplexity", a, IdsFlag(kIds), "--count=all"})["perplexity"], 1e-2);
+    EXPECT_NEAR(report["perplexity_a"].get<double>() / perplexity_a, 1, 1e-4);
     EXPECT_NEAR(report["perplexity_ratio"].get<double>(),
                 report["perplexity_b"].get<double>() / report["perplexity_a"].get<double>(), 1e-9);
   }
@@ -196,6 +197,16 @@ TEST_F(Accuracy, AModelIsComparedWithItselfUnderOtherFlags) {
   const Json preset = Report({"compare", "preset:smallmind", IdsFlag(kIds), "--b-flags=-O0"});
   EXPECT_EQ(preset["positions"], 9);
   EXPECT_LT(preset["kl"], 1e-6);
+}
+
+TEST_F(Accuracy, ADivergenceCanBeTooLarge) {
+  const std::string a = Model("a.gguf", {.seed = 38}), b = Model("b.gguf", {.seed = 39});
+  const CliResult far = Run({"compare", a, b, IdsFlag(kIds), "--max-kl=1e-3"});
+  EXPECT_EQ(far.code, 1) << far.err;
+  EXPECT_THAT(far.out, HasSubstr("perplexity of A"));
+  EXPECT_THAT(far.err, HasSubstr("more than --max-kl=0.001"));
+  EXPECT_EQ(Run({"compare", a, b, IdsFlag(kIds), "--max-kl=1e3"}).code, 0);
+  EXPECT_EQ(Run({"compare", a, a, IdsFlag(kIds), "--max-kl=0"}).code, 0);
 }
 
 TEST_F(Accuracy, TablesAreForPeople) {

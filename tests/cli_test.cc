@@ -83,7 +83,8 @@ TEST_F(Cli, HelpListsEveryFlag) {
        "-p -f --prompt-ids --window --count -o -t --no-cache --cache-size --huge-pages --perf-map --pin --target --ctx "
        "--chunk --kv --precision -O"},
       {"compare",
-       "--a-flags --b-flags -p -f --prompt-ids --window --count -o -t --no-cache --cache-size --huge-pages --perf-map "
+       "--a-flags --b-flags -p -f --prompt-ids --window --count --max-kl -o -t --no-cache --cache-size --huge-pages "
+       "--perf-map "
        "--pin --target --ctx --chunk --kv --precision -O"},
       {"inspect", "--json --verify"},
       {"tokenize", "-p -f --no-special"},

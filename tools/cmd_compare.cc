@@ -24,6 +24,7 @@ struct CompareFlags {
   std::string a, b, a_flags, b_flags, format = "md", command;
   PromptFlags prompt;
   WindowFlags window;
+  std::optional<double> max_kl;
   RunningFlags running;
   CompileFlags compile;
 };
@@ -150,9 +151,11 @@ absl::Status Compare(CompareFlags& flags) {
                            return divergence.Add(rows[0], rows[1], next);
                          }).status());
   const DivergenceSummary summary = divergence.Summary();
-  if (flags.format == "md") return WriteResult("", ToMarkdown(a, b, windows, summary));
-  return WriteResult("",
-                     ToJson(flags, a, b, windows, summary).dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  const std::string json = ToJson(flags, a, b, windows, summary).dump(2, ' ', false, Json::error_handler_t::replace);
+  SINTER_RETURN_IF_ERROR(WriteResult("", flags.format == "md" ? ToMarkdown(a, b, windows, summary) : json + "\n"));
+  if (!flags.max_kl || summary.kl.value <= *flags.max_kl) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("the mean KL divergence is ", summary.kl.value, ", more than --max-kl=", *flags.max_kl));
 }
 
 }  // namespace
@@ -168,6 +171,7 @@ void AddCompare(CLI::App& program, Action& action) {
       ->type_name("\"FLAGS\"");
   AddPromptFlags(*verb, flags->prompt, "text");
   AddWindowFlags(*verb, flags->window);
+  verb->add_option("--max-kl", flags->max_kl, "Exit with 1 where the mean of KL(A||B) is larger")->type_name("NATS");
   AddReportFormat(*verb, flags->format);
   AddRunningFlags(*verb, flags->running);
   AddCompileFlags(*verb, flags->compile);
