@@ -55,7 +55,12 @@ class BlocksGemm : public GemmEmitter {
     }
     Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(at.m, am_));
     Ptr unit = Bytes(bb_, b_.Mul(b_.Div(at.n, b_.Const(PackedBlocks::kColumns)), b_.Const(panel_bytes)));
-    std::vector<Handle*> carried = Carry(c);
+    std::vector<Handle*> carried;
+    if (InScratch(at)) {
+      for (size_t i = 0; i < c.size(); ++i) b_.Store(DType::kF32, ScratchOf(i), c[i]);
+    } else {
+      carried = Carry(c);
+    }
     carried.push_back(&a);
     std::vector<Handle*> of_units = carried;
     of_units.push_back(&unit);
@@ -73,6 +78,14 @@ class BlocksGemm : public GemmEmitter {
       });
       unit = Bytes(unit, layout_.unit_bytes);
     });
+    if (!InScratch(at)) return;
+    for (size_t i = 0; i < c.size(); ++i) c[i] = b_.Load(DType::kF32, ScratchOf(i));
+  }
+
+  // Whether c of a tile lies in scratch, and not in registers, while groups are added.
+  virtual bool InScratch(const Place&) const { return false; }
+  Ptr ScratchOf(size_t vector) {
+    return b_.Offset(b_.Scratch(), DType::kF32, b_.Const(static_cast<int64_t>(vector) * b_.lanes()));
   }
 
   virtual void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) = 0;
@@ -88,16 +101,74 @@ class BlocksGemm : public GemmEmitter {
     return b_.Mul(d, b_.ToFloat(DType::kI8, b_.LoadInts(DType::kI8, Bytes(Bytes(g.scales, column), own))));
   }
 
-  // The quanta of quad `quad` of the group, in the columns of vector v.
-  Quads QuantaOf(const Group& g, int quad, int v) {
-    const Ptr chunk = Bytes(Bytes(g.chunk, g.columns[static_cast<size_t>(v)]), LaneOf(v) * PackedBlocks::kQuad);
-    const int q = g.index * quads_ + quad;
-    if (format_.bits == 8) return b_.LoadQuads(Bytes(chunk, q * PackedBlocks::kRow));
-    const Quads low = b_.BitsOf(b_.LoadQuads(Bytes(chunk, q % 4 * PackedBlocks::kRow)), q / 4 * 4, 4, 0);
-    if (format_.bits == 4) return low;
-    const int high_bits = format_.bits - 4, in_row = 8 / high_bits;
-    const Quads high = b_.LoadQuads(Bytes(chunk, PackedBlocks::kHigh + q / in_row * PackedBlocks::kRow));
-    return b_.Or(low, b_.BitsOf(high, q % in_row * high_bits, high_bits, 4));
+  // Quads are met two at a time, a step: those of one row of nibbles, or neighbours.
+  static constexpr int kQuadsOfStep = 2;
+  int Steps() const { return quads_ / kQuadsOfStep; }
+  bool SharesNibbles() const { return format_.bits < 8 && format_.group == PackedBlocks::kChunk; }
+  int HighBits() const { return format_.bits < 8 ? format_.bits - 4 : 0; }
+  // Which quad of the chunk is the `which`th of step 0, and by how many those of the next step are further.
+  int QuadOfStep(int group, int which) const { return SharesNibbles() ? which * Steps() : group * quads_ + which; }
+  int QuadsAStep() const { return SharesNibbles() ? 1 : kQuadsOfStep; }
+
+  // The row of bits above the nibbles that holds those of the group, for vector v.
+  Quads LoadHigh(const Group& g, int v) {
+    const int row = QuadOfStep(g.index, 0) * HighBits() / 8;
+    return b_.LoadQuads(Bytes(Column(g, v), PackedBlocks::kHigh + row * PackedBlocks::kRow));
+  }
+  // How far the bits of a step are from those of the one before.
+  int HighShift() const { return HighBits() * QuadsAStep(); }
+
+  // The quanta of a step in the columns of vector v. `high`: what LoadHigh gave, shifted so that the bits of the step
+  // are where those of step `at` were.
+  std::vector<Quads> QuantaOf(const Group& g, Int step, int v, Quads high, int at) {
+    std::vector<Quads> quanta;
+    for (int i = 0; i < kQuadsOfStep; ++i) {
+      const int quad = QuadOfStep(g.index, i), row = format_.bits == 8 ? quad : quad % 4;
+      const Int away =
+          b_.Add(b_.Const(row * PackedBlocks::kRow), b_.Mul(step, b_.Const(QuadsAStep() * PackedBlocks::kRow)));
+      Quads q = b_.LoadQuads(Bytes(Column(g, v), away));
+      if (format_.bits < 8) q = b_.BitsOf(q, quad / 4 * 4, 4, 0);
+      const int bits = HighBits();
+      if (bits > 0) q = b_.Or(q, b_.BitsOf(high, quad * bits % 8 + at * HighShift(), bits, 4));
+      quanta.push_back(q);
+    }
+    return quanta;
+  }
+
+  // Calls `body` with the quanta [vector][kQuadsOfStep] of each step. What it changes is `carried` by the loop; few
+  // registers are taken, no loop is needed.
+  void ForSteps(const Place& at, const Group& g, const std::vector<Handle*>& carried,
+                const std::function<void(Int step, const std::vector<std::vector<Quads>>&)>& body) {
+    const int vectors = Vectors(at);
+    std::vector<Quads> high(static_cast<size_t>(HighBits() > 0 ? vectors : 0));
+    for (size_t v = 0; v < high.size(); ++v) high[v] = LoadHigh(g, static_cast<int>(v));
+    const auto visit = [&](Int step, int in_high) {
+      std::vector<std::vector<Quads>> quanta;
+      for (int v = 0; v < vectors; ++v) {
+        quanta.push_back(QuantaOf(g, step, v, high.empty() ? Quads{} : high[static_cast<size_t>(v)], in_high));
+      }
+      body(step, quanta);
+    };
+    if (at.height == 1) {
+      for (int step = 0; step < Steps(); ++step) visit(b_.Const(step), step);
+      return;
+    }
+    std::vector<Handle*> all = carried;
+    for (Quads& h : high) all.push_back(&h);
+    b_.For(b_.Const(0), b_.Const(Steps()), 1, all, [&](Int step) {
+      visit(step, 0);
+      for (Quads& h : high) h = b_.ShiftRight(h, HighShift());
+    });
+  }
+
+  // The chunk's quanta in the columns of vector v.
+  Ptr Column(const Group& g, int v) {
+    return Bytes(Bytes(g.chunk, g.columns[static_cast<size_t>(v)]), LaneOf(v) * PackedBlocks::kQuad);
+  }
+  // Elements from the start of a row's chunk to those of quad `which` of a step.
+  Int ElemsOf(const Group& g, Int step, int which) {
+    return b_.Mul(b_.Add(b_.Const(QuadOfStep(g.index, which)), b_.Mul(step, b_.Const(QuadsAStep()))),
+                  b_.Const(PackedBlocks::kQuad));
   }
 
   const QuantFormat& format_;
@@ -114,44 +185,54 @@ class BytesGemm final : public BlocksGemm {
   // Offsets in a block of q8_r.
   static constexpr int64_t kSums = 4, kQuanta = 12;
 
+  // Sums of integers and of floats, and what a step takes.
+  bool InScratch(const Place& at) const override {
+    return (2 * at.height + 1) * Vectors(at) + 3 > b_.target().registers;
+  }
+
   void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) override {
-    const int vectors = Vectors(at);
+    const int vectors = Vectors(at), zero = format_.zero - b_.BiasOf(format_.bits);
     const auto sum_of_row = [&](int r) {  // of its quanta in the group
       const Ptr sums = Bytes(Bytes(a, rows_[static_cast<size_t>(r)]), kSums);
       const Int sum = b_.LoadIndex(DType::kI32, Bytes(sums, g.index * 4));
       return format_.group == PackedBlocks::kChunk ? b_.Add(sum, b_.LoadIndex(DType::kI32, Bytes(sums, 4))) : sum;
     };
-    const int zero = format_.zero - b_.BiasOf(format_.bits);
+    const auto first = [&](int r) { return zero == 0 ? b_.Const(0) : b_.Mul(sum_of_row(r), b_.Const(-zero)); };
     std::vector<Sums> sums;
-    for (int r = 0; r < at.height; ++r) {
-      const Sums first = b_.SplatSum(zero == 0 ? b_.Const(0) : b_.Mul(sum_of_row(r), b_.Const(-zero)));
-      sums.insert(sums.end(), static_cast<size_t>(vectors), first);
-    }
-    for (int q = 0; q < quads_; ++q) {
-      std::vector<Quads> weights;
-      for (int v = 0; v < vectors; ++v) weights.push_back(QuantaOf(g, q, v));
+    for (int r = 0; r < at.height; ++r)
+      sums.insert(sums.end(), static_cast<size_t>(vectors), b_.StartSums(first(r), format_.bits));
+    std::vector<Handle*> carried;
+    for (Sums& sum : sums) carried.push_back(&sum);
+    ForSteps(at, g, carried, [&](Int step, const std::vector<std::vector<Quads>>& weights) {
       for (int r = 0; r < at.height; ++r) {
-        const int64_t quad = kQuanta + (g.index * quads_ + q) * PackedBlocks::kQuad;
-        const Quads x = b_.LoadQuadSplat(Bytes(Bytes(a, rows_[static_cast<size_t>(r)]), quad));
+        const Ptr row = Bytes(Bytes(a, rows_[static_cast<size_t>(r)]), kQuanta);
+        std::vector<Quads> x;
+        for (int i = 0; i < kQuadsOfStep; ++i) x.push_back(b_.LoadQuadSplat(Bytes(row, ElemsOf(g, step, i))));
         for (int v = 0; v < vectors; ++v) {
           Sums& sum = sums[static_cast<size_t>(r * vectors + v)];
           sum = b_.DotQuads(weights[static_cast<size_t>(v)], x, sum, format_.bits);
         }
       }
-    }
+    });
     std::vector<Vec> scales, minima;
     for (int v = 0; v < vectors; ++v) {
       scales.push_back(Scale(g, v));
-      if (format_.has_min) minima.push_back(b_.Neg(Minimum(g, v)));
+      if (format_.has_min) minima.push_back(Minimum(g, v));
     }
     for (int r = 0; r < at.height; ++r) {
       const Vec scale = b_.LoadSplat(DType::kF32, Bytes(a, rows_[static_cast<size_t>(r)]));
-      const Vec of_row = format_.has_min ? b_.Mul(scale, b_.FromInt(sum_of_row(r))) : scale;
+      const Vec of_row = format_.has_min ? b_.Neg(b_.Mul(scale, b_.FromInt(sum_of_row(r)))) : scale;
       for (int v = 0; v < vectors; ++v) {
-        Vec& out = c[static_cast<size_t>(r * vectors + v)];
-        const Vec sum = b_.ToFloat(sums[static_cast<size_t>(r * vectors + v)]);
-        out = b_.Fma(sum, b_.Mul(scales[static_cast<size_t>(v)], scale), out);
+        const auto i = static_cast<size_t>(r * vectors + v);
+        Vec out = InScratch(at) ? b_.Load(DType::kF32, ScratchOf(i)) : c[i];
+        const Sums sum = b_.FinishSums(sums[i], first(r), format_.bits);
+        out = b_.Fma(b_.ToFloat(sum), b_.Mul(scales[static_cast<size_t>(v)], scale), out);
         if (format_.has_min) out = b_.Fma(minima[static_cast<size_t>(v)], of_row, out);
+        if (InScratch(at)) {
+          b_.Store(DType::kF32, ScratchOf(i), out);
+        } else {
+          c[i] = out;
+        }
       }
     }
   }
@@ -169,16 +250,14 @@ class DecodedGemm final : public BlocksGemm {
       scales.push_back(Scale(g, v));
       offsets.push_back(format_.has_min ? b_.Neg(Minimum(g, v)) : b_.Mul(scales.back(), b_.Splat(-format_.zero)));
     }
-    for (int q = 0; q < quads_; ++q) {
-      std::vector<Quads> quanta;
-      for (int v = 0; v < vectors; ++v) quanta.push_back(QuantaOf(g, q, v));
-      for (int i = 0; i < PackedBlocks::kQuad; ++i) {
+    ForSteps(at, g, Carry(c), [&](Int step, const std::vector<std::vector<Quads>>& quanta) {
+      for (int i = 0; i < kQuadsOfStep * PackedBlocks::kQuad; ++i) {
+        const int quad = i / static_cast<int>(PackedBlocks::kQuad), byte = i % static_cast<int>(PackedBlocks::kQuad);
         std::vector<Vec> weights;
-        for (int v = 0; v < vectors; ++v) {
-          const auto at_v = static_cast<size_t>(v);
-          weights.push_back(b_.Fma(b_.FromQuads(quanta[at_v], i), scales[at_v], offsets[at_v]));
+        for (size_t v = 0; v < scales.size(); ++v) {
+          weights.push_back(b_.Fma(b_.FromQuads(quanta[v][static_cast<size_t>(quad)], byte), scales[v], offsets[v]));
         }
-        const Int k = b_.Const(g.index * format_.group + q * PackedBlocks::kQuad + i);
+        const Int k = b_.Add(ElemsOf(g, step, quad), b_.Const(byte));
         for (int r = 0; r < at.height; ++r) {
           const Ptr row = Bytes(a, rows_[static_cast<size_t>(r)]);
           const Vec x = b_.LoadSplat(spec_.a.dtype, b_.Offset(row, spec_.a.dtype, k));
@@ -188,7 +267,7 @@ class DecodedGemm final : public BlocksGemm {
           }
         }
       }
-    }
+    });
   }
 };
 

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kDotsOfGrain = 64;     // of a loop, along its last letter
 constexpr int64_t kNarrowBlock = 48;     // columns of a grain of a product, where those of all others leave a rest
+constexpr int64_t kScratchOfTile = 1024;  // bytes, of a tile of sums that registers do not hold
 constexpr int64_t kElemsOfGrain = 4096;  // of a row kernel whose rows are short
 
 // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float. What stands in
@@ -429,6 +430,7 @@ class SpecBuilder {
     if (row_of_b) {
       const bool few = packed && body_.module().dims.Max(spec.m) <= kFewRows;
       if (blocks) {
+        spec_.scratch_bytes = kScratchOfTile;
         spec.shape = spec.m.is_one() ? TileShape::kBlocksGemv : few ? TileShape::kBlocksFew : TileShape::kBlocks;
       } else {
         spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;

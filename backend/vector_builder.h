@@ -112,14 +112,17 @@ class VectorBuilder {
   Vec FromPairs(Vec pairs, int which);
   // Four bytes a lane. BitsOf: bits first .. first+count of every byte, as bits from `to` on of it; the others are 0.
   // DotQuads: the sum and the products of the bytes of a, unsigned and of `bits` bits, less BiasOf(bits), with those
-  // of b, from -127 to 127. FromQuads: byte `which` of every lane, unsigned.
+  // of b, from -127 to 127; two quads at a time, eight between StartSums and FinishSums at most, which both are given
+  // what the sum starts from. FromQuads: byte `which` of every lane, unsigned.
   Quads LoadQuads(Ptr at);
   Quads LoadQuadSplat(Ptr at);
   Quads BitsOf(Quads a, int first, int count, int to);
   Quads Or(Quads a, Quads b);
-  Sums SplatSum(Int value);
+  Quads ShiftRight(Quads a, int bits);  // lanes as one number
   int BiasOf(int bits) const { return bits == 8 && !MultipliesBytes(target()) ? 128 : 0; }
-  Sums DotQuads(Quads a, Quads b, Sums sum, int bits);
+  Sums StartSums(Int first, int bits);
+  Sums DotQuads(const std::vector<Quads>& a, const std::vector<Quads>& b, Sums sum, int bits);
+  Sums FinishSums(Sums sums, Int first, int bits);
   Vec ToFloat(Sums sums);
   Vec FromQuads(Quads a, int which);
   IntVec LoadInts(DType dtype, Ptr at, const Mask* mask = nullptr);
@@ -163,6 +166,8 @@ class VectorBuilder {
   Vec ReduceAddRows(std::vector<Vec> rows);
 
  private:
+  // Whether sums of products of bytes are kept as two 16-bit halves: four bits by eight, eight times, fit.
+  bool KeepsHalves(int bits) const { return bits == 4 && !MultipliesBytes(target()); }
   struct State;
   std::unique_ptr<State> s_;
 };

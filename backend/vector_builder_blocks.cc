@@ -77,29 +77,60 @@ Quads VectorBuilder::BitsOf(Quads a, int first, int count, int to) {
   return {s_->b.CreateAnd(moved, llvm::ConstantInt::get(moved->getType(), mask * 0x01010101U))};
 }
 Quads VectorBuilder::Or(Quads a, Quads b) { return {s_->b.CreateOr(a.v, b.v)}; }
-Sums VectorBuilder::SplatSum(Int value) { return {s_->SplatOf(s_->b.CreateTrunc(value.v, s_->b.getInt32Ty()))}; }
-Sums VectorBuilder::DotQuads(Quads a, Quads b, Sums sum, int bits) {
+Quads VectorBuilder::ShiftRight(Quads a, int bits) { return {s_->b.CreateLShr(a.v, static_cast<uint64_t>(bits))}; }
+Sums VectorBuilder::StartSums(Int first, int bits) {
+  if (KeepsHalves(bits)) first = Const(0);
+  return {s_->SplatOf(s_->b.CreateTrunc(first.v, s_->b.getInt32Ty()))};
+}
+Sums VectorBuilder::DotQuads(const std::vector<Quads>& a, const std::vector<Quads>& b, Sums sum, int bits) {
   using namespace llvm::Intrinsic;
   llvm::IRBuilder<>& ir = s_->b;
   const bool wide = lanes() == 16;
   if (MultipliesBytes(target())) {
-    return {s_->Call(wide ? x86_avx512_vpdpbusd_512 : x86_avx512_vpdpbusd_256, {}, {sum.v, a.v, b.v})};
+    const ID dot = wide ? x86_avx512_vpdpbusd_512 : x86_avx512_vpdpbusd_256;
+    for (size_t i = 0; i < a.size(); ++i) sum.v = s_->Call(dot, {}, {sum.v, a[i].v, b[i].v});
+    return sum;
   }
   const auto count = static_cast<unsigned>(lanes());
   llvm::Type* const bytes = FixedVectorType::get(ir.getInt8Ty(), 4 * count);
-  llvm::Type* const pairs = FixedVectorType::get(ir.getInt16Ty(), 2 * count);
-  Value *x = ir.CreateBitCast(a.v, bytes), *y = ir.CreateBitCast(b.v, bytes);
-  if (BiasOf(bits) != 0) {
+  llvm::Type* const halves = FixedVectorType::get(ir.getInt16Ty(), 2 * count);
+  Value* products = nullptr;  // sums of two, in 16 bits, where so many fit
+  const auto add = [&](Value* x, Value* y) {
+    Value* const pairs = s_->Call(wide ? x86_avx512_pmaddubs_w_512 : x86_avx2_pmadd_ub_sw, {}, {x, y});
+    products = products == nullptr ? pairs : ir.CreateAdd(products, pairs);
+  };
+  const auto settle = [&] {
+    Value* const ones = llvm::ConstantInt::get(halves, 1);
+    sum.v = ir.CreateAdd(sum.v, s_->Call(wide ? x86_avx512_pmaddw_d_512 : x86_avx2_pmadd_wd, {}, {products, ones}));
+    products = nullptr;
+  };
+  for (size_t i = 0; i < a.size(); ++i) {
+    Value *const x = ir.CreateBitCast(a[i].v, bytes), *const y = ir.CreateBitCast(b[i].v, bytes);
+    if (BiasOf(bits) == 0) {
+      add(x, y);
+      continue;
+    }
     // Sums of two products of full bytes pass 16 bits; those of a - 128, whose sign goes to b, do not.
     Value* const zero = llvm::Constant::getNullValue(bytes);
     Value* const less = ir.CreateXor(x, llvm::ConstantInt::get(bytes, 0x80));
-    y = wide ? ir.CreateSelect(ir.CreateICmpSLT(less, zero), ir.CreateSub(zero, y), y)
-             : s_->Call(x86_avx2_psign_b, {}, {y, less});
-    x = ir.CreateBinaryIntrinsic(llvm::Intrinsic::abs, less, ir.getFalse());
+    add(ir.CreateBinaryIntrinsic(llvm::Intrinsic::abs, less, ir.getFalse()),
+        wide ? ir.CreateSelect(ir.CreateICmpSLT(less, zero), ir.CreateSub(zero, y), y)
+             : s_->Call(x86_avx2_psign_b, {}, {y, less}));
+    settle();
   }
-  Value* const products = s_->Call(wide ? x86_avx512_pmaddubs_w_512 : x86_avx2_pmadd_ub_sw, {}, {x, y});
-  Value* const ones = llvm::ConstantInt::get(pairs, 1);
-  return {ir.CreateAdd(sum.v, s_->Call(wide ? x86_avx512_pmaddw_d_512 : x86_avx2_pmadd_wd, {}, {products, ones}))};
+  if (KeepsHalves(bits))
+    return {ir.CreateBitCast(ir.CreateAdd(ir.CreateBitCast(sum.v, halves), products), sum.v->getType())};
+  if (products != nullptr) settle();
+  return sum;
+}
+Sums VectorBuilder::FinishSums(Sums sums, Int first, int bits) {
+  if (!KeepsHalves(bits)) return sums;
+  llvm::IRBuilder<>& ir = s_->b;
+  llvm::Type* const halves = FixedVectorType::get(ir.getInt16Ty(), 2 * static_cast<unsigned>(lanes()));
+  Value* const joined =
+      s_->Call(lanes() == 16 ? llvm::Intrinsic::x86_avx512_pmaddw_d_512 : llvm::Intrinsic::x86_avx2_pmadd_wd, {},
+               {ir.CreateBitCast(sums.v, halves), llvm::ConstantInt::get(halves, 1)});
+  return {ir.CreateAdd(joined, s_->SplatOf(ir.CreateTrunc(first.v, ir.getInt32Ty())))};
 }
 Vec VectorBuilder::ToFloat(Sums sums) { return {s_->b.CreateSIToFP(sums.v, s_->Floats())}; }
 Vec VectorBuilder::FromQuads(Quads a, int which) {

@@ -266,7 +266,8 @@ class ConfigReader {
     return absl::OkStatus();
   }
 
-  // Missing and misshapen tensors; those that no graph would read are unsupported.
+  // Missing and misshapen tensors; those that no graph would read are unsupported, and so are blocks outside matrices
+  // and tables.
   TensorNotes CheckTensors() {
     TensorNotes faults, unknown;
     absl::flat_hash_set<std::string> known;
@@ -277,6 +278,9 @@ class ConfigReader {
         if (spec.need == Need::kRequired) faults.Add(spec.name, absl::StrCat("expected ", dims, "; found none"));
       } else if (!std::equal(spec.dims.begin(), spec.dims.end(), tensor->dims.begin(), tensor->dims.end())) {
         faults.Add(spec.name, absl::StrCat("expected ", dims, "; found [", absl::StrJoin(tensor->dims, ","), "]"));
+      } else if (const auto dtype = SupportedType(*tensor->type);
+                 spec.dims.size() == 1 && dtype && IsQuantized(*dtype)) {
+        unknown.Add(spec.name, absl::StrCat("a vector of ", tensor->type->name, "; expected one of F32, F16 or BF16"));
       }
       known.insert(std::move(spec.name));
     }

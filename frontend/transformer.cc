@@ -51,7 +51,8 @@ class OpWriter {
   }
   ValueId ToF32(ValueId x) {
     if (!status_.ok() || graph_.type(x).dtype == DType::kF32) return x;
-    return Add(ops::Convert{x}, {}, {Type{DType::kF32, graph_.type(x).dims}});
+    const Type f32{DType::kF32, graph_.type(x).dims};
+    return IsQuantized(graph_.type(x).dtype) ? Add(ops::Dequantize{x}, {}, {f32}) : Add(ops::Convert{x}, {}, {f32});
   }
 
  private:
@@ -91,8 +92,9 @@ class Transformer {
   ValueId Turn(ValueId x, const std::string& name);
   ValueId ToCache(ValueId x, const std::string& name);
   ValueId FromCache(ValueId x, const std::string& name);
-  // Of the rows that attention reads: a quantized cache takes and gives f32.
-  DType CachedRows() const { return IsQuantized(options_.kv) ? DType::kF32 : options_.kv; }
+  // What a dot product takes of rows that are stored so: those in blocks are dequantized before it.
+  static DType Multiplied(DType stored) { return IsQuantized(stored) ? DType::kF32 : stored; }
+  DType CachedRows() const { return Multiplied(options_.kv); }
 
   Module& module_;
   const ModelConfig& config_;
@@ -136,7 +138,7 @@ absl::Status Transformer::AddBodies() {
     const bool multiplied = config_.tied_output || spec.name != "token_embd.weight";
     if (spec.role != TensorRole::kMatrix || !multiplied) continue;
     SINTER_ASSIGN_OR_RETURN(const TensorInfo info, weights_.Find(spec.name));
-    SINTER_RETURN_IF_ERROR(AddBody(spec.dims[1], info.dtype));
+    SINTER_RETURN_IF_ERROR(AddBody(spec.dims[1], Multiplied(info.dtype)));
   }
   SINTER_RETURN_IF_ERROR(AddBody(config_.head_width, CachedRows()));
   return AddBody(p_ + t_, CachedRows());
@@ -170,12 +172,15 @@ ValueId Transformer::Norm(ValueId x, const std::string& stem) {
 // x [rows,in] times the weight's rows [out,in], plus the bias where there is one.
 ValueId Transformer::Linear(ValueId x, const std::string& stem, const std::string& name) {
   w_->SetLoc(stem);
-  const ValueId weight = Weight(stem + ".weight");
   const absl::StatusOr<TensorInfo> info = weights_.Find(stem + ".weight");
   if (!w_->Check(info.status())) return ValueId::None();
-  const ValueId y = w_->Add(
-      ops::Loop{.body = Body(info->dims[1], info->dtype), .args = {x, weight}, .over = "t n", .slices = {"t .", "n ."}},
-      {name});
+  const ValueId stored = Weight(stem + ".weight");
+  const ValueId weight = IsQuantized(info->dtype) ? w_->ToF32(stored) : stored;
+  const ValueId y = w_->Add(ops::Loop{.body = Body(info->dims[1], Multiplied(info->dtype)),
+                                      .args = {x, weight},
+                                      .over = "t n",
+                                      .slices = {"t .", "n ."}},
+                            {name});
   const bool has_bias = weights_.Find(stem + ".bias").ok();
   return has_bias ? w_->Add(ops::Add{y, w_->ToF32(Weight(stem + ".bias"))}) : y;
 }

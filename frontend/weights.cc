@@ -3,21 +3,16 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/checked.h"
 #include "base/status.h"
 #include "frontend/presets.h"
+#include "ir/quant.h"
 
 namespace sinter {
 namespace {
-
-// Tensor types of files by their name in ggml_types.inc.
-struct TypeRow {
-  absl::string_view file_type;
-  DType dtype;
-};
-constexpr TypeRow kTypes[] = {{"F32", DType::kF32}, {"F16", DType::kF16}, {"BF16", DType::kBF16}};
 
 // The bits of every f16 number as bf16.
 const std::vector<uint16_t>& HalvesAsBf16() {
@@ -81,11 +76,11 @@ class GgufWeights final : public WeightSource {
 
 }  // namespace
 
+// Rows of ggml_types.inc and of dtypes.inc go together by their names.
 std::optional<DType> SupportedType(const GgmlType& type) {
-  for (const TypeRow& row : kTypes) {
-    if (row.file_type == type.name) return row.dtype;
-  }
-  return std::nullopt;
+  const std::optional<DType> dtype = ParseDType(absl::AsciiStrToLower(type.name));
+  const bool weighs = dtype && (IsReal(*dtype) || FindQuantFormat(*dtype) != nullptr);
+  return weighs ? dtype : std::nullopt;
 }
 
 int64_t TensorInfo::row_elems() const {

@@ -70,7 +70,8 @@ absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(const std::string& pat
 // Whole tensors for the evaluator; the source must outlive the reader.
 WeightReader MakeWeightReader(const WeightSource& source);
 
-// The element type that a file's tensor type is computed with; nothing for types that are not supported.
+// The element type that a file's tensor type is, a float or a format of ir/quant.h; nothing for types that are not
+// supported.
 std::optional<DType> SupportedType(const GgmlType& type);
 
 }  // namespace sinter

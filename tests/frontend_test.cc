@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "frontend/model.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -339,14 +340,50 @@ TEST(Refusals, ListEverythingThatIsNotSupportedAtOnce) {
 TEST(Refusals, ListEveryUnsupportedTensorTypeOnce) {
   GgufWriter w;
   w.Set("general.architecture", "rwkv");
-  w.RawTensor("a", {1, 32}, GgufWriter::kQ8_0, std::string(34, 0)).RawTensor("b", {1, 256}, 12, std::string(144, 0));
-  w.RawTensor("c", {1, 32}, GgufWriter::kQ8_0, std::string(34, 0)).Tensor("d", {1}, GgufWriter::kF32, {1});
+  constexpr uint32_t kIq4Nl = 20;
+  w.RawTensor("a", {1, 256}, GgufWriter::kQ3_K, std::string(110, 0))
+      .RawTensor("b", {1, 32}, kIq4Nl, std::string(18, 0));
+  w.RawTensor("c", {1, 256}, GgufWriter::kQ3_K, std::string(110, 0)).Tensor("d", {1}, GgufWriter::kF32, {1});
+  w.RawTensor("e", {1, 32}, GgufWriter::kQ8_0, std::string(34, 0));
   const TestFile file(w.Build(), "model.gguf");
   const absl::Status status = OpenModel(file.path()).status();
   EXPECT_EQ(status.code(), kUnsupported);
-  for (const char* part : {"architecture \"rwkv\"", "tensor type Q8_0 (a and 1 more)", "tensor type Q4_K (b)"}) {
+  for (const char* part : {"architecture \"rwkv\"", "tensor type Q3_K (a and 1 more)", "tensor type IQ4_NL (b)"}) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(part));
   }
+  EXPECT_FALSE(absl::StrContains(status.message(), "Q8_0"));
+}
+
+TEST(Refusals, VectorsInBlocks) {
+  TinyModel m = MakeTinyModel({.type = GgufWriter::kQ8_0, .biases = true, .rope_factors = true, .head_width = 64});
+  ASSERT_TRUE(Open(m).ok()) << Open(m).status();
+  for (const char* name :
+       {"blk.0.attn_norm.weight", "blk.1.attn_norm.weight", "blk.1.attn_k.bias", "rope_freqs.weight"}) {
+    TinyTensor& tensor = m.tensor(name);
+    tensor.type = GgufWriter::kQ8_0;
+    tensor.blocks = std::string(tensor.values.size() / 32 * 34, 0);
+  }
+  const absl::Status status = Open(m).status();
+  EXPECT_EQ(status.code(), kUnsupported);
+  const std::string said = ": a vector of Q8_0; expected one of F32, F16 or BF16";
+  for (const char* what : {"blk.*.attn_norm.weight (layers 0-1)", "blk.1.attn_k.bias", "rope_freqs.weight"}) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(what + said));
+  }
+}
+
+// Files and the IR mean the same blocks by the same name.
+TEST(SupportedTypes, HaveTheBlocksOfTheFile) {
+  std::vector<std::string> supported;
+  for (uint32_t id = 0; id < 64; ++id) {
+    const GgmlType* const type = FindGgmlType(id);
+    const auto dtype = type == nullptr ? std::nullopt : SupportedType(*type);
+    if (!dtype) continue;
+    supported.emplace_back(type->name);
+    EXPECT_EQ(Info(*dtype).block_elems, type->block_elems) << type->name;
+    EXPECT_EQ(Info(*dtype).block_bytes, type->block_bytes) << type->name;
+  }
+  EXPECT_THAT(supported, testing::UnorderedElementsAre("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
+                                                       "Q4_K", "Q5_K", "Q6_K"));
 }
 
 TEST(Refusals, ListEveryMissingTensor) {
@@ -386,6 +423,7 @@ TEST(OpenModel, ChoosesContextChunkAndCache) {
   EXPECT_EQ(model->chunk, 64) << "never more than the context";
   EXPECT_EQ(model->kv, DType::kF32);
   EXPECT_EQ(Open(half)->kv, DType::kF16);
+  EXPECT_EQ(Open(MakeTinyModel({.type = GgufWriter::kQ4_0}))->kv, DType::kF16);
   EXPECT_EQ(Open(tiny, {.kv = DType::kF16})->kv, DType::kF16);
   EXPECT_EQ(Open(tiny, {.context = 8, .chunk = 3})->chunk, 3);
   const absl::Status narrow = Open(tiny, {.kv = DType::kQ8_0}).status();  // heads of 16
@@ -440,7 +478,7 @@ TEST(ReadModelConfig, KnowsFusedAndTiedModels) {
 // ---- The graph -----------------------------------------------------------------------------------------------------
 
 TEST(Graph, IsPlainAndRoundTripsAsText) {
-  for (const TinyCase& c : TinyCases()) {
+  for (const TinyCase& c : AllTinyCases()) {
     SCOPED_TRACE(c.name);
     const auto model = Open(MakeTinyModel(c.options), {.context = 32, .chunk = 8});
     ASSERT_TRUE(model.ok()) << model.status();
@@ -462,6 +500,25 @@ TEST(Graph, IsPlainAndRoundTripsAsText) {
         EXPECT_NE(kind, fused) << PrintOp(main, id);
       }
     }
+  }
+}
+
+TEST(Graph, DequantizesWeightsInBlocks) {
+  const auto model = Open(MakeTinyModel({.type = GgufWriter::kQ4_K, .mixed = true, .tied = true}), {.context = 32});
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::string text = Print(*model->module);
+  while (absl::StrReplaceAll({{"  :", " :"}}, &text) > 0) {
+  }
+  for (const char* part : {
+           "graph @dot_256(%a: f32[256], %b: f32[256])",
+           "%embedding = take %token_embd.weight, %ids : q6_k[T,256]",
+           "= dequantize %embedding : f32[T,256]",
+           "%blk.0.attn_k.weight = weight \"blk.0.attn_k.weight\" : q4_k[128,256]",
+           "= dequantize %blk.0.attn_k.weight : f32[128,256]",
+           "weight \"blk.0.attn_v.weight\" : q6_k[128,256]",
+           "%l0.k_rows = loop @dot_256(",
+       }) {
+    EXPECT_THAT(text, HasSubstr(part));
   }
 }
 

@@ -26,7 +26,20 @@ namespace sinter {
 
 class GgufWriter {
  public:
-  enum Type : uint32_t { kF32 = 0, kF16 = 1, kQ8_0 = 8, kBF16 = 30 };
+  enum Type : uint32_t {
+    kF32 = 0,
+    kF16 = 1,
+    kQ4_0 = 2,
+    kQ4_1 = 3,
+    kQ5_0 = 6,
+    kQ5_1 = 7,
+    kQ8_0 = 8,
+    kQ3_K = 11,
+    kQ4_K = 12,
+    kQ5_K = 13,
+    kQ6_K = 14,
+    kBF16 = 30
+  };
 
   explicit GgufWriter(uint32_t version = 3) : version_(version) {}
 

@@ -260,6 +260,22 @@ TEST_P(ModelTest, QuantizedCache) {
   }
 }
 
+TEST_P(ModelTest, WeightsInBlocks) {
+  for (const TinyCase& c : QuantizedCases()) {
+    SCOPED_TRACE(c.name);
+    const TinyRun run(c.options, kSmall);
+    const Tensor exact = run.Evaluated(kIds, Precision::kDouble);
+    for (const char* passes : {"O0"}) {
+      const auto module = Compile(run, passes);
+      ASSERT_NE(module, nullptr);
+      const std::vector<float> logits = Session(module, 1).Prefill(kIds);
+      EXPECT_LT(Distance(AsTensor(logits, std::ssize(kIds)), exact), 1e-5) << passes;
+      EXPECT_LT(Distance(AsTensor(Session(module, 1).OneByOne(kIds), std::ssize(kIds)), exact), 1e-5) << passes;
+      EXPECT_TRUE(SameBits(Session(module, 3).Prefill(kIds), logits)) << passes;
+    }
+  }
+}
+
 TEST_P(ModelTest, AFullContext) {
   const TinyRun run({}, {.context = 16, .chunk = 8, .kv = DType::kF32});
   const auto module = Compile(run, "O2");

@@ -15,20 +15,29 @@
 #include <vector>
 
 #include "ir/dtype.h"
-#include "ir/quant.h"
+#include "tests/gguf_writer.h"
 
 namespace sinter {
 
 struct BlockScales {
   DType dtype;
+  GgufWriter::Type file_type;
   size_t scale;                // byte offset of the f16
   size_t minimum;              // the same; 0: there is none
   double minimum_for_scale_1;  // with which elements lie around 0
 };
 inline constexpr BlockScales kBlockScales[] = {
-    {DType::kQ8_0, 0, 0, 0},   {DType::kQ4_0, 0, 0, 0},     {DType::kQ4_1, 0, 2, -7.5}, {DType::kQ5_0, 0, 0, 0},
-    {DType::kQ6_K, 208, 0, 0}, {DType::kQ5_1, 0, 2, -15.5}, {DType::kQ4_K, 0, 2, 7.5},  {DType::kQ5_K, 0, 2, 15.5},
+    {DType::kQ8_0, GgufWriter::kQ8_0, 0, 0, 0},     {DType::kQ4_0, GgufWriter::kQ4_0, 0, 0, 0},
+    {DType::kQ4_1, GgufWriter::kQ4_1, 0, 2, -7.5},  {DType::kQ5_0, GgufWriter::kQ5_0, 0, 0, 0},
+    {DType::kQ5_1, GgufWriter::kQ5_1, 0, 2, -15.5}, {DType::kQ4_K, GgufWriter::kQ4_K, 0, 2, 7.5},
+    {DType::kQ5_K, GgufWriter::kQ5_K, 0, 2, 15.5},  {DType::kQ6_K, GgufWriter::kQ6_K, 208, 0, 0},
 };
+inline const BlockScales* FindBlocks(GgufWriter::Type file_type) {
+  for (const BlockScales& row : kBlockScales) {
+    if (row.file_type == file_type) return &row;
+  }
+  return nullptr;  // a type without blocks
+}
 
 inline const BlockScales& ScalesOf(DType dtype) {
   for (const BlockScales& row : kBlockScales) {

@@ -51,6 +51,32 @@ TEST(Weights, ReadRowsOfAFile) {
             absl::StatusCode::kInvalidArgument);
 }
 
+// Rows in blocks are given as they are; the evaluator sees what they decode to.
+TEST(Weights, ReadRowsInBlocks) {
+  const TinyModel tiny = MakeTinyModel({.type = GgufWriter::kQ5_K});
+  const TestFile file(tiny.File(), "weights.gguf");
+  const auto model = OpenModel(file.path());
+  ASSERT_TRUE(model.ok()) << model.status();
+  const WeightSource& weights = *model->weights;
+  const auto info = weights.Find("blk.1.attn_k.weight");
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->dtype, DType::kQ5_K);
+  EXPECT_EQ(info->dims, (std::vector<int64_t>{128, 256}));
+  const TinyTensor& expected = *tiny.Find("blk.1.attn_k.weight");
+  std::vector<uint8_t> rows(2 * 176);
+  ASSERT_TRUE(weights.Read("blk.1.attn_k.weight", DType::kQ5_K, 30, 32, absl::MakeSpan(rows)).ok());
+  EXPECT_EQ(std::string(rows.begin(), rows.end()), expected.blocks.substr(30 * 176, 2 * 176));
+  const auto tensor = MakeWeightReader(weights)("blk.1.attn_k.weight");
+  ASSERT_TRUE(tensor.ok()) << tensor.status();
+  EXPECT_EQ(tensor->dtype, DType::kQ5_K);
+  EXPECT_EQ(tensor->values, std::vector<double>(expected.values.begin(), expected.values.end()));
+
+  std::vector<uint8_t> floats(2 * 256 * 4);
+  const absl::Status status = weights.Read("blk.1.attn_k.weight", DType::kF32, 30, 32, absl::MakeSpan(floats));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("elements of type q5_k cannot be read as f32"));
+}
+
 // Of floats any other float type can be asked for; elements are rounded to it.
 TEST(Weights, AreRoundedToAnotherType) {
   const TinyModel tiny = MakeTinyModel({.type = GgufWriter::kF16});
