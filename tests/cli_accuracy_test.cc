@@ -199,6 +199,15 @@ TEST_F(Accuracy, AModelIsComparedWithItselfUnderOtherFlags) {
   EXPECT_LT(preset["kl"], 1e-6);
 }
 
+TEST_F(Accuracy, RoundedRowsOfQuantizedProductsHaveAPrice) {
+  const std::string model = Model("q.gguf", {.type = GgufWriter::kQ8_0, .seed = 1043});
+  const Json report = Report(
+      {"compare", model, IdsFlag(kIds), "--kv=f32", "--a-flags=--precision=exact", "--b-flags=--precision=fast"});
+  EXPECT_GT(report["kl"], 1e-9);
+  EXPECT_LT(report["kl"], 0.05);
+  EXPECT_LT(report["logits_nmse"], 1e-2);
+}
+
 TEST_F(Accuracy, ADivergenceCanBeTooLarge) {
   const std::string a = Model("a.gguf", {.seed = 38}), b = Model("b.gguf", {.seed = 39});
   const CliResult far = Run({"compare", a, b, IdsFlag(kIds), "--max-kl=1e-3"});
