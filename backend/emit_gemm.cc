@@ -30,7 +30,7 @@ namespace {
 
 // Rows left by whole tiles go two at a time: one alone would read a panel for one multiply-add a load, and blocks of
 // an even number of rows leave no other rest of the usual lengths of a prompt.
-constexpr int kRestRows = 2;
+constexpr int kRestRows = 2, kRestRowsOfBlocks = 4;
 
 bool IsFew(TileShape shape) { return shape == TileShape::kFew || shape == TileShape::kBlocksFew; }
 
@@ -63,7 +63,8 @@ void GemmEmitter::Emit() {
       }
       const Int whole = IsFew(tile_.shape) ? b_.Const(0) : WholeTiles(rows);
       b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
-      const int rest = IsFew(tile_.shape) ? tile_.rows : std::min(kRestRows, tile_.rows);
+      const int few = tile_.shape == TileShape::kBlocks ? kRestRowsOfBlocks : kRestRows;
+      const int rest = IsFew(tile_.shape) ? tile_.rows : std::min(few, tile_.rows);
       b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest, /*is_rest=*/true); });
     });
   });

@@ -17,48 +17,50 @@ Vec VectorBuilder::LoadOfBlock(Ptr block, Int first) {
   return Mul(Vec{quanta}, Vec{s_->SplatOf(scale)});
 }
 
-// q8_0: the scale max / 127 in f16, quanta x / scale. q8_r: in f32, quanta x * (127 / max); both as Encode makes them.
+// As Encode has it. Magnitudes are compared as integers, of which NaN is the largest.
 void VectorBuilder::StoreBlock(DType dtype, Ptr block, const std::vector<Vec>& values) {
-  Vec largest = Abs(values[0]);
-  for (size_t i = 1; i < values.size(); ++i) largest = Max(largest, Abs(values[i]));
-  largest = ReduceMax(largest);
+  llvm::IRBuilder<>& b = s_->b;
+  llvm::Type *const ints = s_->Lanes(b.getInt32Ty()), *const f32 = b.getFloatTy();
+  const auto number = [&](double value) { return llvm::ConstantFP::get(f32, value); };
   const bool rows = dtype == DType::kQ8_R;
-  // What is not finite leaves no scale; no quantum is made of it.
-  const Vec finite = Select(LessThan(largest, Splat(std::numeric_limits<float>::infinity())), largest,
-                            Splat(std::numeric_limits<double>::quiet_NaN()));
-  Vec scale = Div(finite, Splat(127)), inverse;
-  // false where the scale is NaN
-  const Mask some = rows ? Mask{s_->b.CreateFCmpOGE(finite.v, Splat(kLeastQuantized).v)} : LessThan(Splat(0), scale);
-  if (rows) {
-    inverse = Select(some, Div(Splat(127), largest), Splat(0));
-    scale = Select(LessThan(finite, Splat(kLeastQuantized)), Splat(0), scale);
+  Value* magnitude = nullptr;
+  for (const Vec& v : values) {
+    Value* const bits = b.CreateAnd(b.CreateBitCast(v.v, ints), llvm::ConstantInt::get(ints, 0x7fffffff));
+    magnitude = magnitude == nullptr ? bits : b.CreateBinaryIntrinsic(llvm::Intrinsic::umax, magnitude, bits);
   }
-  Value* const first = s_->b.CreateExtractElement(scale.v, uint64_t{0});
-  s_->b.CreateAlignedStore(s_->Narrow(rows ? DType::kF32 : DType::kF16, first), block.v, llvm::Align(1));
-  llvm::Type* const ints = s_->Lanes(s_->b.getInt32Ty());
+  Value* const bits = b.CreateIntMaxReduce(magnitude);
+  Value* const largest = b.CreateBitCast(bits, f32);
+  // What is not finite leaves no scale; its quanta do not matter.
+  Value* const finite = b.CreateICmpULT(bits, b.getInt32(0x7f800000));
+  Value* scale = b.CreateSelect(finite, b.CreateFDiv(largest, number(127)), llvm::ConstantFP::getNaN(f32));
+  Value* inverse = nullptr;
+  if (rows) {
+    Value* const some = b.CreateFCmpOGE(largest, number(kLeastQuantized));
+    inverse = b.CreateSelect(some, b.CreateFDiv(number(127), largest), number(0));
+    scale = b.CreateSelect(b.CreateFCmpOLT(largest, number(kLeastQuantized)), number(0), scale);
+  }
+  b.CreateAlignedStore(s_->Narrow(rows ? DType::kF32 : DType::kF16, scale), block.v, llvm::Align(1));
+  const Mask some = LessThan(Splat(0), Vec{s_->SplatOf(scale)});
   const int64_t quanta_at = Info(dtype).block_bytes - Info(dtype).block_elems;
   std::vector<Value*> halves;  // sums of the quanta of 16 elements
   for (size_t i = 0; i < values.size(); ++i) {
-    const Vec scaled =
-        rows ? Select(some, Mul(values[i], inverse), Splat(0)) : Select(some, Div(values[i], scale), Splat(0));
+    const Vec scaled = rows ? Mul(values[i], Vec{s_->SplatOf(inverse)})
+                            : Select(some, Div(values[i], Vec{s_->SplatOf(scale)}), Splat(0));
     // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
-    const Vec rounded = Add(scaled, Splat(12582912.0));
-    Value* bits = s_->b.CreateBitCast(rounded.v, ints);
-    Value* quanta = s_->b.CreateTrunc(bits, s_->Lanes(s_->b.getInt8Ty()));
+    Value* const quanta =
+        b.CreateSub(b.CreateBitCast(Add(scaled, Splat(12582912.0)).v, ints), llvm::ConstantInt::get(ints, 0x4b400000));
     const Ptr at = Offset(block, DType::kI8, Const(quanta_at + static_cast<int64_t>(i) * lanes()));
-    s_->StoreVector(quanta, llvm::Align(1), at.v, nullptr);
-    if (!rows) continue;
-    Value* const sum = s_->b.CreateAddReduce(
-        s_->b.CreateSub(bits, llvm::ConstantInt::get(ints, 0x4b400000)));  // the bits of 1.5 * 2^23
+    s_->StoreVector(b.CreateTrunc(quanta, s_->Lanes(b.getInt8Ty())), llvm::Align(1), at.v, nullptr);
     if (static_cast<int64_t>(i) * lanes() % 16 == 0) {
-      halves.push_back(sum);
+      halves.push_back(quanta);
     } else {
-      halves.back() = s_->b.CreateAdd(halves.back(), sum);
+      halves.back() = b.CreateAdd(halves.back(), quanta);
     }
   }
+  if (!rows) return;
   for (size_t i = 0; i < halves.size(); ++i) {
     const Ptr at = Offset(block, DType::kI8, Const(4 + static_cast<int64_t>(i) * 4));
-    s_->b.CreateAlignedStore(halves[i], at.v, llvm::Align(1));
+    b.CreateAlignedStore(b.CreateAddReduce(halves[i]), at.v, llvm::Align(1));
   }
 }
 

@@ -155,8 +155,10 @@ absl::Status Eval(const ops::Dequantize& op, EvalContext& ctx) {
 
 absl::Status Eval(const ops::Quantize& op, EvalContext& ctx) {
   Tensor& out = ctx.results[0];
+  out.values = ctx.tensor(op.x).values;
+  if (ctx.options.precision == Precision::kUnrounded) return absl::OkStatus();
   std::vector<uint8_t> bytes(static_cast<size_t>(ElemBytes(out.dtype, out.elems())));
-  Encode(out.dtype, ctx.tensor(op.x).values, bytes.data());
+  Encode(out.dtype, out.values, bytes.data());
   Decode(out.dtype, bytes.data(), absl::MakeSpan(out.values));
   return absl::OkStatus();
 }

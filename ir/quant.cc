@@ -95,16 +95,18 @@ void SplitQ5_K(const uint8_t* bytes, QuantBlock& block) {
   SplitScales(bytes + 4, block);
   SplitGroups(bytes + 48, bytes + 16, block);
 }
-// 128 bytes of nibbles, 64 of upper bits, 16 x i8 scales, f16 d. Of each half of the block: element r has nibble r % 64
-// (the low ones first) and bits 2 * (r / 32) of upper byte r % 32.
+// 128 bytes of nibbles, 64 of upper bits, 16 x i8 scales, f16 d. Each half of the block is four quarters of 32: the low
+// nibbles of 64 bytes are the first two, the high ones the others; bits 2q and 2q+1 of 32 bytes are the upper ones of
+// q.
 void SplitQ6_K(const uint8_t* bytes, QuantBlock& block) {
   block.d = HalfAt(bytes + 208);
   std::memcpy(block.scales.data(), bytes + 192, 16);
-  for (size_t half = 0; half < 2; ++half) {
-    const uint8_t *low = bytes + half * 64, *high = bytes + 128 + half * 32;
-    for (size_t r = 0; r < 128; ++r) {
-      const int nibble = low[r % 64] >> (r / 64 * 4) & 15, upper = high[r % 32] >> (r / 32 * 2) & 3;
-      block.quanta[half * 128 + r] = static_cast<uint8_t>(nibble | upper << 4);
+  for (size_t quarter = 0; quarter < 8; ++quarter) {
+    const size_t half = quarter / 4, q = quarter % 4;
+    const uint8_t *low = bytes + half * 64 + q % 2 * 32, *high = bytes + 128 + half * 32;
+    for (size_t i = 0; i < 32; ++i) {
+      const int nibble = low[i] >> (q / 2 * 4) & 15, upper = high[i] >> (2 * q) & 3;
+      block.quanta[quarter * 32 + i] = static_cast<uint8_t>(nibble | upper << 4);
     }
   }
 }

@@ -52,7 +52,7 @@ TEST_P(TinyCli, GeneratesWhatLlamaCppDoes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, TinyCli, testing::ValuesIn(TinyCases()),
+INSTANTIATE_TEST_SUITE_P(Models, TinyCli, testing::ValuesIn(AllTinyCases()),
                          [](const auto& test) { return std::string(test.param.name); });
 
 Tensor Ids(const std::vector<int>& values, DType dtype = DType::kI32) {
@@ -73,12 +73,12 @@ double Distance(const Tensor& found, const Tensor& expected) {
 
 // compile --dump-dir: each file parses, prints as it is, and gives the same, compiled and evaluated.
 void CheckDumps(const TinyOptions& options, const char* level, const std::vector<int>& ids,
-                const std::string& target = "native") {
+                const std::string& target = "native", const std::string& precision = "fast") {
   TestFolder folder;
   WriteAll(folder / "m.gguf", MakeTinyModel(options).File());
   WriteAll(folder / "kept.sir", "");  // no numbered dump: not touched
   ASSERT_EQ(Sinter(folder, {"compile", "m.gguf", "-o", "m.sinter", "--dump-dir=dumps/new", "--ctx=16", "--kv=f32",
-                            "--target=" + target, level})
+                            "--target=" + target, "--precision=" + precision, level})
                 .code,
             0);
   ASSERT_TRUE(WriteNpy(folder / "ids.npy", Ids(ids, DType::kI64)).ok());
@@ -133,6 +133,26 @@ TEST(Dumps, MeanTheSameAtEveryStage) { CheckDumps({.seed = 38}, "-O2", {1, 17, 2
 TEST(Dumps, MeanTheSameForOneToken) { CheckDumps({.seed = 38}, "-O2", {17}); }
 TEST(Dumps, SayTheirTargetThemselves) { CheckDumps({.seed = 38}, "-O1", {1, 17}, "avx2"); }
 TEST(Dumps, MeanTheSameOfGpt2) { CheckDumps({.architecture = "gpt2", .seed = 57}, "-O1", {1, 17, 268, 4, 9}); }
+
+TEST(Dumps, MeanTheSameOfWeightsInBlocks) {
+  CheckDumps({.type = GgufWriter::kQ4_K, .mixed = true, .tied = true, .seed = 36}, "-O2", {1, 17, 268}, "native",
+             "exact");
+}
+
+TEST(Compile, RefusesBlocksThatAreNotFinite) {
+  TestFolder folder;
+  TinyModel tiny = MakeTinyModel({.type = GgufWriter::kQ8_0});
+  WriteAll(folder / "good.gguf", tiny.File());
+  std::string& blocks = tiny.tensor("blk.1.ffn_down.weight").blocks;  // rows of three blocks
+  blocks.replace((5 * 3 + 1) * 34, 2, std::string("\x00\x7c", 2));    // an infinite scale
+  WriteAll(folder / "bad.gguf", tiny.File());
+  EXPECT_EQ(Sinter(folder, {"compile", "good.gguf", "-o", "good.sinter"}).code, 0);
+  for (const char* level : {"-O0", "-O2"}) {
+    ExpectFailure(Sinter(folder, {"compile", "bad.gguf", "-o", "bad.sinter", level}), 4,
+                  "weight \"blk.1.ffn_down.weight\": row 5, block 1 of q8_0: the scale is no finite number");
+    EXPECT_FALSE(std::filesystem::exists(folder / "bad.sinter"));
+  }
+}
 
 TEST(Exec, RefusesWhatDoesNotFit) {
   TestFolder folder;

@@ -186,6 +186,19 @@ TEST(EvalSources, Dequantize) {
             values);
 }
 
+TEST(EvalSources, QuantizeRoundsUnlessNothingIsRounded) {
+  const std::string text = "graph @main(%x: f32[2,32]) -> q8_r[2,32] { %y = quantize %x : q8_r[2,32] return %y }";
+  const Values values = Random(64, 3);
+  std::vector<uint8_t> bytes(88);
+  Values rounded(64);
+  Encode(DType::kQ8_R, values, bytes.data());
+  Decode(DType::kQ8_R, bytes.data(), absl::MakeSpan(rounded));
+  EXPECT_NE(rounded, values);
+  EXPECT_EQ(RunMain(text, {F32({2, 32}, values)}).values, rounded);
+  EXPECT_EQ(RunMain(text, {F32({2, 32}, values)}, {.precision = Precision::kDouble}).values, rounded);
+  EXPECT_EQ(RunMain(text, {F32({2, 32}, values)}, {.precision = Precision::kUnrounded}).values, values);
+}
+
 TEST(EvalState, AQuantizedCacheQuantizesWhatItTakes) {
   Values row(32);
   for (size_t i = 0; i < 32; ++i) row[i] = static_cast<double>(i) + 0.3;

@@ -265,13 +265,14 @@ TEST_P(ModelTest, WeightsInBlocks) {
     SCOPED_TRACE(c.name);
     const TinyRun run(c.options, kSmall);
     const Tensor exact = run.Evaluated(kIds, Precision::kDouble);
-    for (const char* passes : {"O0"}) {
+    for (const char* passes : {"O0", "O1", "O2"}) {
       const auto module = Compile(run, passes);
       ASSERT_NE(module, nullptr);
       const std::vector<float> logits = Session(module, 1).Prefill(kIds);
       EXPECT_LT(Distance(AsTensor(logits, std::ssize(kIds)), exact), 1e-5) << passes;
       EXPECT_LT(Distance(AsTensor(Session(module, 1).OneByOne(kIds), std::ssize(kIds)), exact), 1e-5) << passes;
       EXPECT_TRUE(SameBits(Session(module, 3).Prefill(kIds), logits)) << passes;
+      EXPECT_EQ(Session(module, 1).Greedy({1, 2, 3}, c.llama_cpp_ids.size()), c.llama_cpp_ids) << passes;
     }
   }
 }
