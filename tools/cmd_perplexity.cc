@@ -62,7 +62,7 @@ absl::Status Perplexity(PerplexityFlags& flags) {
   return WriteResult(
       "", absl::StrFormat("| model | window | windows | positions | perplexity | error | nll | error | tokens/s |\n"
                           "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
-                          "| %s | %d | %d | %d | %.4f | %.4f | %.5f | %.5f | %.4g |\n",
+                          "| %s | %d | %d | %d | %.4f | %.4f | %.5f | %.5f | %.1f |\n",
                           flags.model, windows.window, windows.count(), nll.count(), perplexity.value, perplexity.error,
                           nll.mean(), nll.error(), tokens_per_s));
 }
