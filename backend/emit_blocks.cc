@@ -68,6 +68,7 @@ class BlocksGemm : public GemmEmitter {
       std::vector<Handle*> of_chunks = carried;
       of_chunks.push_back(&chunk);
       b_.For(b_.Const(0), b_.Const(chunks), 1, of_chunks, [&](Int) {
+        if (at.height == 1 && format_.bits < 8) FetchAhead(chunk);
         for (int g = 0; g < PackedBlocks::kChunk / format_.group; ++g) AddGroup(at, {g, chunk, unit, columns}, a, c);
         a = Bytes(a, row_chunk);
         chunk = Bytes(chunk, layout_.chunk_bytes);
@@ -82,6 +83,12 @@ class BlocksGemm : public GemmEmitter {
   virtual bool InScratch(const Place&) const { return false; }
   Ptr ScratchOf(size_t vector) {
     return b_.Offset(b_.Scratch(), DType::kF32, b_.Const(static_cast<int64_t>(vector) * b_.lanes()));
+  }
+
+  // One row takes so little time that memory must be asked well before. Of 8 bits it is read fast enough as it is.
+  void FetchAhead(Ptr chunk) {
+    constexpr int64_t kAhead = 4096, kLine = 64;  // bytes
+    for (int64_t line = 0; line < layout_.chunk_bytes; line += kLine) b_.Prefetch(Bytes(chunk, kAhead + line));
   }
 
   virtual void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) = 0;
