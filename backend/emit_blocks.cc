@@ -30,8 +30,7 @@ class BlocksGemm : public GemmEmitter {
   // A group of the columns of a tile, and where in a row's chunk of 32 elements it lies.
   struct Group {
     int index;                 // in the chunk
-    Ptr scales;                // of the first column, minima `mins_away` further
-    Ptr chunk;                 // its quanta
+    Ptr chunk;                 // of the first panel
     Ptr unit;                  // where d lies
     std::vector<Int> columns;  // bytes from the first panel to the one of each vector
   };
@@ -65,16 +64,14 @@ class BlocksGemm : public GemmEmitter {
     std::vector<Handle*> of_units = carried;
     of_units.push_back(&unit);
     b_.For(b_.Const(0), b_.Const(units), 1, of_units, [&](Int) {
-      Ptr scales = Bytes(unit, layout_.scales), chunk = Bytes(unit, layout_.chunks);
+      Ptr chunk = Bytes(unit, layout_.chunks);
       std::vector<Handle*> of_chunks = carried;
-      of_chunks.push_back(&scales);
       of_chunks.push_back(&chunk);
       b_.For(b_.Const(0), b_.Const(chunks), 1, of_chunks, [&](Int) {
-        for (int g = 0; g < PackedBlocks::kChunk / format_.group; ++g)
-          AddGroup(at, {g, scales, chunk, unit, columns}, a, c);
+        if (at.height == 1 && format_.bits < 8) FetchAhead(chunk);
+        for (int g = 0; g < PackedBlocks::kChunk / format_.group; ++g) AddGroup(at, {g, chunk, unit, columns}, a, c);
         a = Bytes(a, row_chunk);
         chunk = Bytes(chunk, layout_.chunk_bytes);
-        scales = Bytes(scales, PackedBlocks::kChunk / format_.group * PackedBlocks::kColumns);
       });
       unit = Bytes(unit, layout_.unit_bytes);
     });
@@ -88,17 +85,23 @@ class BlocksGemm : public GemmEmitter {
     return b_.Offset(b_.Scratch(), DType::kF32, b_.Const(static_cast<int64_t>(vector) * b_.lanes()));
   }
 
+  // One row takes so little time that memory must be asked well before. Of 8 bits it is read fast enough as it is.
+  void FetchAhead(Ptr chunk) {
+    constexpr int64_t kAhead = 4096, kLine = 64;  // bytes
+    for (int64_t line = 0; line < layout_.chunk_bytes; line += kLine) b_.Prefetch(Bytes(chunk, kAhead + line));
+  }
+
   virtual void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) = 0;
 
   // Of vector v: w, and m where the format has minima.
   Vec Scale(const Group& g, int v) { return Factor(g, v, 0, 0); }
-  Vec Minimum(const Group& g, int v) { return Factor(g, v, layout_.dmin, layout_.mins - layout_.scales); }
+  Vec Minimum(const Group& g, int v) { return Factor(g, v, layout_.dmin, layout_.mins); }
   Vec Factor(const Group& g, int v, int64_t halves, int64_t integers) {
     const Int column = g.columns[static_cast<size_t>(v)];
     const Vec d = b_.Load(DType::kF16, Bytes(Bytes(g.unit, column), halves + LaneOf(v) * int64_t{2}));
     if (!format_.integer_scales) return d;
     const int64_t own = integers + g.index * PackedBlocks::kColumns + LaneOf(v);
-    return b_.Mul(d, b_.ToFloat(DType::kI8, b_.LoadInts(DType::kI8, Bytes(Bytes(g.scales, column), own))));
+    return b_.Mul(d, b_.ToFloat(DType::kI8, b_.LoadInts(DType::kI8, Bytes(Bytes(g.chunk, column), own))));
   }
 
   // Quads are met two at a time, a step: those of one row of nibbles, or neighbours.
@@ -113,7 +116,7 @@ class BlocksGemm : public GemmEmitter {
   // The row of bits above the nibbles that holds those of the group, for vector v.
   Quads LoadHigh(const Group& g, int v) {
     const int row = QuadOfStep(g.index, 0) * HighBits() / 8;
-    return b_.LoadQuads(Bytes(Column(g, v), PackedBlocks::kHigh + row * PackedBlocks::kRow));
+    return b_.LoadQuads(Bytes(Column(g, v), layout_.high + row * PackedBlocks::kRow));
   }
   // How far the bits of a step are from those of the one before.
   int HighShift() const { return HighBits() * QuadsAStep(); }
@@ -124,8 +127,8 @@ class BlocksGemm : public GemmEmitter {
     std::vector<Quads> quanta;
     for (int i = 0; i < kQuadsOfStep; ++i) {
       const int quad = QuadOfStep(g.index, i), row = format_.bits == 8 ? quad : quad % 4;
-      const Int away =
-          b_.Add(b_.Const(row * PackedBlocks::kRow), b_.Mul(step, b_.Const(QuadsAStep() * PackedBlocks::kRow)));
+      const Int away = b_.Add(b_.Const(layout_.low + row * PackedBlocks::kRow),
+                              b_.Mul(step, b_.Const(QuadsAStep() * PackedBlocks::kRow)));
       Quads q = b_.LoadQuads(Bytes(Column(g, v), away));
       if (format_.bits < 8) q = b_.BitsOf(q, quad / 4 * 4, 4, 0);
       const int bits = HighBits();

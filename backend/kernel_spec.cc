@@ -11,10 +11,10 @@
 namespace sinter {
 namespace {
 
-constexpr int64_t kDotsOfGrain = 64;     // of a loop, along its last letter
-constexpr int64_t kNarrowBlock = 48;     // columns of a grain of a product, where those of all others leave a rest
+constexpr int64_t kDotsOfGrain = 64;      // of a loop, along its last letter
+constexpr int64_t kNarrowBlock = 48;      // columns of a grain of a product, where those of all others leave a rest
 constexpr int64_t kScratchOfTile = 1024;  // bytes, of a tile of sums that registers do not hold
-constexpr int64_t kElemsOfGrain = 4096;  // of a row kernel whose rows are short
+constexpr int64_t kElemsOfGrain = 4096;   // of a row kernel whose rows are short
 
 // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float. What stands in
 // the way of that in an op, or "".

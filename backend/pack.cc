@@ -83,33 +83,34 @@ void PackBlock(const PackedBlocks& layout, const QuantBlock& block, int64_t colu
   const QuantFormat& format = *layout.format;
   std::memcpy(unit + 2 * column, &block.d, sizeof block.d);
   if (format.has_min) std::memcpy(unit + layout.dmin + 2 * column, &block.dmin, sizeof block.dmin);
-  for (int64_t g = 0; format.integer_scales && g < format.groups(); ++g) {
-    const int64_t at = g * PackedBlocks::kColumns + column;
-    unit[layout.scales + at] = static_cast<uint8_t>(block.scales[static_cast<size_t>(g)]);
-    if (format.has_min) unit[layout.mins + at] = static_cast<uint8_t>(block.mins[static_cast<size_t>(g)]);
-  }
   constexpr uint32_t kNibbles = 0x0f0f0f0f, kOnes = 0x01010101, kThrees = 0x03030303;
-  uint8_t* chunk = unit + layout.chunks + PackedBlocks::kQuad * column;
-  for (size_t first = 0; first < static_cast<size_t>(format.block()); first += PackedBlocks::kChunk) {
-    const auto put = [chunk](int64_t row, uint32_t quad) {
-      std::memcpy(chunk + row * PackedBlocks::kRow, &quad, sizeof quad);
+  uint8_t* chunk = unit + layout.chunks;
+  const size_t groups = static_cast<size_t>(PackedBlocks::kChunk / format.group);  // of a chunk
+  for (size_t first = 0, group = 0; first < static_cast<size_t>(format.block()); first += PackedBlocks::kChunk) {
+    for (size_t g = 0; format.integer_scales && g < groups; ++g, ++group) {
+      uint8_t* const scale = chunk + static_cast<int64_t>(g) * PackedBlocks::kColumns + column;
+      *scale = static_cast<uint8_t>(block.scales[group]);
+      if (format.has_min) scale[layout.mins] = static_cast<uint8_t>(block.mins[group]);
+    }
+    const auto put = [&](int64_t field, int64_t row, uint32_t quad) {
+      std::memcpy(chunk + field + row * PackedBlocks::kRow + PackedBlocks::kQuad * column, &quad, sizeof quad);
     };
     uint32_t quads[PackedBlocks::kChunk / PackedBlocks::kQuad];
     std::memcpy(quads, &block.quanta[first], sizeof quads);
     if (format.bits == 8) {
-      for (int64_t q = 0; q < 8; ++q) put(q, quads[q]);
+      for (int64_t q = 0; q < 8; ++q) put(layout.low, q, quads[q]);
     } else {
-      for (int64_t q = 0; q < 4; ++q) put(q, (quads[q] & kNibbles) | (quads[q + 4] & kNibbles) << 4);
+      for (int64_t q = 0; q < 4; ++q) put(layout.low, q, (quads[q] & kNibbles) | (quads[q + 4] & kNibbles) << 4);
     }
     if (format.bits == 5) {
       uint32_t fifth = 0;
       for (int64_t q = 0; q < 8; ++q) fifth |= (quads[q] >> 4 & kOnes) << q;
-      put(4, fifth);
+      put(layout.high, 0, fifth);
     }
     for (int64_t half = 0; format.bits == 6 && half < 2; ++half) {
       uint32_t upper = 0;
       for (int64_t q = 0; q < 4; ++q) upper |= (quads[4 * half + q] >> 4 & kThrees) << 2 * q;
-      put(4 + half, upper);
+      put(layout.high, half, upper);
     }
     chunk += layout.chunk_bytes;
   }

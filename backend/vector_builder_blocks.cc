@@ -148,24 +148,24 @@ Vec VectorBuilder::LoadOfUnit(const PackedBlocks& layout, Ptr unit, Int column, 
   const QuantFormat& format = *layout.format;
   const auto at = [&](int64_t field, Int offset) { return Offset(unit, DType::kU8, Add(offset, Const(field))).v; };
 
-  const Int group = Div(first, Const(format.group));
-  const Int of_group = Add(Mul(group, Const(PackedBlocks::kColumns)), column), of_block = Mul(column, Const(2));
+  const Int chunk = Add(Mul(Div(first, Const(PackedBlocks::kChunk)), Const(layout.chunk_bytes)), Const(layout.chunks));
+  const Int in_chunk = Rem(first, Const(PackedBlocks::kChunk));
+  const Int of_group = Add(chunk, Add(Mul(Div(in_chunk, Const(format.group)), Const(PackedBlocks::kColumns)), column));
   const auto scaled = [&](int64_t half_field, int64_t int_field) {
-    Value* half = s_->Widen(DType::kF16, b.CreateAlignedLoad(b.getInt16Ty(), at(half_field, of_block), llvm::Align(1)));
+    Value* const half_at = at(half_field, Mul(column, Const(2)));
+    Value* half = s_->Widen(DType::kF16, b.CreateAlignedLoad(b.getInt16Ty(), half_at, llvm::Align(1)));
     if (!format.integer_scales) return half;
     return b.CreateFMul(half, b.CreateSIToFP(b.CreateLoad(b.getInt8Ty(), at(int_field, of_group)), b.getFloatTy()));
   };
 
   // Quads as bytes, widened: `count` different ones, repeated to fill the lanes.
-  const Int in_chunk = Rem(first, Const(PackedBlocks::kChunk));
-  const Int chunk =
-      Add(Mul(Div(first, Const(PackedBlocks::kChunk)), Const(layout.chunk_bytes)), Mul(column, Const(kQuad)));
+  const Int quads_at = Add(chunk, Mul(column, Const(kQuad)));
   const auto quads_from = [&](int64_t field, Int row, int count) {
     const int quads = lanes() / static_cast<int>(kQuad);
     std::vector<Value*> loaded;
     for (int i = 0; i < count; ++i) {
-      const Int offset = Add(chunk, Mul(Add(row, Const(i)), Const(PackedBlocks::kRow)));
-      loaded.push_back(b.CreateAlignedLoad(b.getInt32Ty(), at(layout.chunks + field, offset), llvm::Align(1)));
+      const Int offset = Add(quads_at, Mul(Add(row, Const(i)), Const(PackedBlocks::kRow)));
+      loaded.push_back(b.CreateAlignedLoad(b.getInt32Ty(), at(field, offset), llvm::Align(1)));
     }
     Value* all = llvm::PoisonValue::get(FixedVectorType::get(b.getInt32Ty(), static_cast<unsigned>(quads)));
     for (int i = 0; i < quads; ++i) {
@@ -187,21 +187,21 @@ Vec VectorBuilder::LoadOfUnit(const PackedBlocks& layout, Ptr unit, Int column, 
   const Int quad_of_half = Div(Rem(in_chunk, Const(kHalf)), Const(kQuad));
   Value* quanta;
   if (format.bits == 8) {
-    quanta = quads_from(0, quad, all_quads);
+    quanta = quads_from(layout.low, quad, all_quads);
   } else {
-    quanta = bits_at(quads_from(0, quad_of_half, all_quads), Mul(half, Const(4)), 0, 15);
+    quanta = bits_at(quads_from(layout.low, quad_of_half, all_quads), Mul(half, Const(4)), 0, 15);
   }
   if (format.bits == 5) {
-    Value* fifth = bits_at(quads_from(PackedBlocks::kHigh, Const(0), 1), quad, 1, 1);
+    Value* fifth = bits_at(quads_from(layout.high, Const(0), 1), quad, 1, 1);
     quanta = b.CreateOr(quanta, b.CreateShl(fifth, 4));
   }
   if (format.bits == 6) {
-    Value* upper = bits_at(quads_from(PackedBlocks::kHigh, half, 1), Mul(quad_of_half, Const(2)), 2, 3);
+    Value* upper = bits_at(quads_from(layout.high, half, 1), Mul(quad_of_half, Const(2)), 2, 3);
     quanta = b.CreateOr(quanta, b.CreateShl(upper, 4));
   }
   Value* zero = llvm::ConstantInt::get(quanta->getType(), static_cast<uint64_t>(format.zero));
   const Vec q{b.CreateSIToFP(b.CreateSub(quanta, zero), s_->Floats())};
-  const Vec scale{s_->SplatOf(scaled(0, layout.scales))};
+  const Vec scale{s_->SplatOf(scaled(0, 0))};
   if (!format.has_min) return Mul(q, scale);
   return Fma(q, scale, Neg(Vec{s_->SplatOf(scaled(layout.dmin, layout.mins))}));
 }

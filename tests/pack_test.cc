@@ -90,36 +90,38 @@ class Unit {
  public:
   Unit(const QuantFormat& format, const uint8_t* bytes) : f_(format), bytes_(bytes) {}
 
-  int64_t bytes() const { return chunks_at() + f_.block() / 32 * f_.bits * 64; }
+  int64_t bytes() const { return chunks_at() + f_.block() / 32 * chunk_bytes(); }
   double Element(int64_t column, int64_t k) const {
-    const int64_t group = k / f_.group, at = 16 * group + column;
+    const uint8_t* scales = Chunk(k) + 16 * (k % 32 / f_.group) + column;
     const double d = Half(2 * column), dmin = f_.has_min ? Half(32 + 2 * column) : 0;
-    const int s = f_.integer_scales ? static_cast<int8_t>(bytes_[scales_at() + at]) : 1;
-    const int m =
-        f_.integer_scales && f_.has_min ? static_cast<int8_t>(bytes_[scales_at() + 16 * f_.groups() + at]) : 1;
+    const int s = f_.integer_scales ? static_cast<int8_t>(*scales) : 1;
+    const int m = f_.integer_scales && f_.has_min ? static_cast<int8_t>(scales[16 * 32 / f_.group]) : 1;
     return static_cast<float>(d * s * (Quantum(column, k) - f_.zero) - dmin * m);
   }
   // The column that a byte of the unit belongs to.
   int64_t ColumnOf(int64_t byte) const {
-    if (byte < scales_at()) return byte % 32 / 2;
-    return byte < chunks_at() ? (byte - scales_at()) % 16 : (byte - chunks_at()) % 64 / 4;
+    if (byte < chunks_at()) return byte % 32 / 2;
+    byte = (byte - chunks_at()) % chunk_bytes();
+    return byte < quanta_at() ? byte % 16 : (byte - quanta_at()) % 64 / 4;
   }
 
  private:
-  int64_t scales_at() const { return f_.has_min ? 64 : 32; }
-  int64_t chunks_at() const { return scales_at() + (f_.integer_scales ? 16 * f_.groups() * (f_.has_min ? 2 : 1) : 0); }
+  int64_t chunks_at() const { return f_.has_min ? 64 : 32; }
+  int64_t quanta_at() const { return f_.integer_scales ? 16 * 32 / f_.group * (f_.has_min ? 2 : 1) : 0; }  // in a chunk
+  int64_t chunk_bytes() const { return quanta_at() + f_.bits * 64; }
+  const uint8_t* Chunk(int64_t k) const { return bytes_ + chunks_at() + k / 32 * chunk_bytes(); }
   double Half(int64_t at) const {
     uint16_t half;
     std::memcpy(&half, bytes_ + at, sizeof half);
     return HalfToFloat(half);
   }
   int Quantum(int64_t column, int64_t k) const {
-    const uint8_t* chunk = bytes_ + chunks_at() + k / 32 * f_.bits * 64;
+    const uint8_t *const high = Chunk(k) + quanta_at(), *const low = high + (f_.bits == 8 ? 0 : (f_.bits - 4) * 64);
     const int64_t q = k % 32 / 4, in_row = 4 * column + k % 4;
-    if (f_.bits == 8) return chunk[64 * q + in_row];
-    int quantum = q < 4 ? chunk[64 * q + in_row] & 15 : chunk[64 * (q - 4) + in_row] >> 4;
-    if (f_.bits == 5) quantum += (chunk[256 + in_row] >> q & 1) * 16;
-    if (f_.bits == 6) quantum += (chunk[256 + 64 * (q / 4) + in_row] >> 2 * (q % 4) & 3) * 16;
+    if (f_.bits == 8) return low[64 * q + in_row];
+    int quantum = q < 4 ? low[64 * q + in_row] & 15 : low[64 * (q - 4) + in_row] >> 4;
+    if (f_.bits == 5) quantum += (high[in_row] >> q & 1) * 16;
+    if (f_.bits == 6) quantum += (high[64 * (q / 4) + in_row] >> 2 * (q % 4) & 3) * 16;
     return quantum;
   }
 
