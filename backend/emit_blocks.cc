@@ -145,7 +145,7 @@ class BlocksGemm : public GemmEmitter {
   // start of a row's chunk. What it changes is `carried` by the loop. One row needs none: it leaves registers enough.
   using Quanta = std::vector<std::vector<Quads>>;
   void ForSteps(const Place& at, const Group& g, const std::vector<Handle*>& carried,
-                const std::function<void(const std::vector<Int>& elems, const Quanta&)>& body) {
+                const std::function<void(const std::vector<Int>& elems, Quanta)>& body) {
     for (const Run& run : RunsOf(g.index)) {
       std::vector<Quads> high;
       for (int v = 0; HighBits() > 0 && v < Vectors(at); ++v) {
@@ -163,7 +163,7 @@ class BlocksGemm : public GemmEmitter {
           const Quads upper = high.empty() ? Quads{} : high[static_cast<size_t>(v)];
           quanta.push_back(QuantaOf(g, run, step, v, upper, in_high));
         }
-        body(elems, quanta);
+        body(elems, std::move(quanta));
       };
       if (at.height == 1 && b_.target().registers >= 32) {
         for (int step = 0; step < run.steps; ++step) visit(b_.Const(step), step);
@@ -276,22 +276,26 @@ class DecodedGemm final : public BlocksGemm {
       scales.push_back(Scale(g, v));
       offsets.push_back(format_.has_min ? b_.Neg(Minimum(g, v)) : b_.Mul(scales.back(), b_.Splat(-format_.zero)));
     }
-    ForSteps(at, g, Carry(c), [&](const std::vector<Int>& elems, const Quanta& quanta) {
-      for (size_t i = 0; i < elems.size() * PackedBlocks::kQuad; ++i) {
-        const size_t quad = i / PackedBlocks::kQuad, byte = i % PackedBlocks::kQuad;
-        std::vector<Vec> weights;
-        for (size_t v = 0; v < quanta.size(); ++v) {
-          weights.push_back(b_.Fma(b_.FromQuads(quanta[v][quad], static_cast<int>(byte)), scales[v], offsets[v]));
-        }
-        const Int k = b_.Add(elems[quad], b_.Const(static_cast<int64_t>(byte)));
-        for (int r = 0; r < at.height; ++r) {
-          const Ptr row = Bytes(a, rows_[static_cast<size_t>(r)]);
-          const Vec x = b_.LoadSplat(spec_.a.dtype, b_.Offset(row, spec_.a.dtype, k));
-          for (size_t v = 0; v < weights.size(); ++v) {
-            Vec& out = c[static_cast<size_t>(r * vectors) + v];
-            out = b_.Fma(x, weights[v], out);
+    ForSteps(at, g, Carry(c), [&](const std::vector<Int>& elems, Quanta quanta) {
+      for (size_t i = 0; i < elems.size(); ++i) {
+        std::vector<Handle*> carried = Carry(c);
+        for (std::vector<Quads>& of_vector : quanta) carried.push_back(&of_vector[i]);
+        b_.For(b_.Const(0), b_.Const(PackedBlocks::kQuad), 1, carried, [&](Int byte) {
+          std::vector<Vec> weights;
+          for (size_t v = 0; v < quanta.size(); ++v) {
+            weights.push_back(b_.Fma(b_.FirstOfQuads(quanta[v][i]), scales[v], offsets[v]));
+            quanta[v][i] = b_.ShiftRight(quanta[v][i], 8);
           }
-        }
+          const Int k = b_.Add(elems[i], byte);
+          for (int r = 0; r < at.height; ++r) {
+            const Ptr row = Bytes(a, rows_[static_cast<size_t>(r)]);
+            const Vec x = b_.LoadSplat(spec_.a.dtype, b_.Offset(row, spec_.a.dtype, k));
+            for (size_t v = 0; v < weights.size(); ++v) {
+              Vec& out = c[static_cast<size_t>(r * vectors) + v];
+              out = b_.Fma(x, weights[v], out);
+            }
+          }
+        });
       }
     });
   }

@@ -432,10 +432,11 @@ class SpecBuilder {
       if (blocks) {
         spec_.scratch_bytes = kScratchOfTile;
         const int bits = FindQuantFormat(spec.b.dtype)->bits;
-        spec.shape = spec.m.is_one()          ? TileShape::kBlocksGemv
-                     : few                    ? TileShape::kBlocksFew
-                     : bits == 5 || bits == 6 ? TileShape::kBlocksHigh
-                                              : TileShape::kBlocks;
+        const bool tight = bits == 5 || bits == 6 || spec.a.dtype != DType::kQ8_R;
+        spec.shape = spec.m.is_one() ? TileShape::kBlocksGemv
+                     : few           ? TileShape::kBlocksFew
+                     : tight         ? TileShape::kBlocksTight
+                                     : TileShape::kBlocks;
       } else {
         spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
       }

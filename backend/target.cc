@@ -20,7 +20,7 @@ struct TileRow {
 
 constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew,
                     halves = TileShape::kHalves, dot = TileShape::kDot, blocks = TileShape::kBlocks,
-                    blocks_high = TileShape::kBlocksHigh, blocks_gemv = TileShape::kBlocksGemv,
+                    blocks_tight = TileShape::kBlocksTight, blocks_gemv = TileShape::kBlocksGemv,
                     blocks_few = TileShape::kBlocksFew;
 constexpr TileRow kTiles[] = {
 #define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
@@ -124,8 +124,8 @@ absl::string_view TileShapeName(TileShape shape) {
       return "dot";
     case TileShape::kBlocks:
       return "blocks";
-    case TileShape::kBlocksHigh:
-      return "blocks_high";
+    case TileShape::kBlocksTight:
+      return "blocks_tight";
     case TileShape::kBlocksGemv:
       return "blocks_gemv";
     case TileShape::kBlocksFew:

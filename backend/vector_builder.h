@@ -113,7 +113,7 @@ class VectorBuilder {
   // Four bytes a lane. BitsOf: bits first .. first+count of every byte, as bits from `to` on of it; the others are 0.
   // DotQuads: the sum and the products of the bytes of a, unsigned and of `bits` bits, less BiasOf(bits), with those
   // of b, from -127 to 127; two quads at a time, eight between StartSums and FinishSums at most, which both are given
-  // what the sum starts from. FromQuads: byte `which` of every lane, unsigned.
+  // what the sum starts from. FirstOfQuads: the lowest byte of every lane, unsigned.
   Quads LoadQuads(Ptr at);
   Quads LoadQuadSplat(Ptr at);
   Quads BitsOf(Quads a, int first, int count, int to);
@@ -124,7 +124,7 @@ class VectorBuilder {
   Sums DotQuads(const std::vector<Quads>& a, const std::vector<Quads>& b, Sums sum, int bits);
   Sums FinishSums(Sums sums, Int first, int bits);
   Vec ToFloat(Sums sums);
-  Vec FromQuads(Quads a, int which);
+  Vec FirstOfQuads(Quads a);
   IntVec LoadInts(DType dtype, Ptr at, const Mask* mask = nullptr);
   IntVec LoadIntsSplat(DType dtype, Ptr at);
   void StoreInts(DType dtype, Ptr at, IntVec value, const Mask* mask = nullptr);

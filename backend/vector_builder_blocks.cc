@@ -135,10 +135,8 @@ Sums VectorBuilder::FinishSums(Sums sums, Int first, int bits) {
   return {ir.CreateAdd(joined, s_->SplatOf(ir.CreateTrunc(first.v, ir.getInt32Ty())))};
 }
 Vec VectorBuilder::ToFloat(Sums sums) { return {s_->b.CreateSIToFP(sums.v, s_->Floats())}; }
-Vec VectorBuilder::FromQuads(Quads a, int which) {
-  Value* const moved = which == 0 ? a.v : s_->b.CreateLShr(a.v, static_cast<uint64_t>(8 * which));
-  Value* const low = which == 3 ? moved : s_->b.CreateAnd(moved, llvm::ConstantInt::get(moved->getType(), 0xff));
-  return {s_->b.CreateSIToFP(low, s_->Floats())};
+Vec VectorBuilder::FirstOfQuads(Quads a) {
+  return {s_->b.CreateSIToFP(s_->b.CreateAnd(a.v, llvm::ConstantInt::get(a.v->getType(), 0xff)), s_->Floats())};
 }
 
 // d * s * (quantum - zero) - dmin * m, rounded once: the products of scales are exact.
