@@ -104,75 +104,85 @@ class BlocksGemm : public GemmEmitter {
     return b_.Mul(d, b_.ToFloat(DType::kI8, b_.LoadInts(DType::kI8, Bytes(Bytes(g.chunk, column), own))));
   }
 
-  // Quads are met two at a time, a step: those of one row of nibbles, or neighbours.
-  static constexpr int kQuadsOfStep = 2;
-  int Steps() const { return quads_ / kQuadsOfStep; }
-  bool SharesNibbles() const { return format_.bits < 8 && format_.group == PackedBlocks::kChunk; }
   int HighBits() const { return format_.bits < 8 ? format_.bits - 4 : 0; }
-  // Which quad of the chunk is the `which`th of step 0, and by how many those of the next step are further.
-  int QuadOfStep(int group, int which) const { return SharesNibbles() ? which * Steps() : group * quads_ + which; }
-  int QuadsAStep() const { return SharesNibbles() ? 1 : kQuadsOfStep; }
 
-  // The row of bits above the nibbles that holds those of the group, for vector v.
-  Quads LoadHigh(const Group& g, int v) {
-    const int row = QuadOfStep(g.index, 0) * HighBits() / 8;
-    return b_.LoadQuads(Bytes(Column(g, v), layout_.high + row * PackedBlocks::kRow));
+  // Quads are met in runs of steps: in step s of a run those numbered quads[i] + s * stride of the chunk. Two make a
+  // step, of which nibbles share a row if they are of one group; where registers are few, one does.
+  struct Run {
+    std::vector<int> quads;
+    int stride, steps;
+  };
+  std::vector<Run> RunsOf(int group) const {
+    const int first = group * quads_;
+    const bool nibbles = format_.bits < 8;
+    if (b_.target().registers < 32) {
+      if (!nibbles) return {{{first}, 1, quads_}};
+      std::vector<Run> runs;
+      for (int quad = first; quad < first + quads_; quad += kNibbleRows) runs.push_back({{quad}, 1, kNibbleRows});
+      return runs;
+    }
+    if (nibbles && quads_ > kNibbleRows) return {{{first, first + kNibbleRows}, 1, kNibbleRows}};
+    return {{{first, first + 1}, 2, quads_ / 2}};
   }
-  // How far the bits of a step are from those of the one before.
-  int HighShift() const { return HighBits() * QuadsAStep(); }
 
-  // The quanta of a step in the columns of vector v. `high`: what LoadHigh gave, shifted so that the bits of the step
-  // are where those of step `at` were.
-  std::vector<Quads> QuantaOf(const Group& g, Int step, int v, Quads high, int at) {
+  // What a step takes of vector v. `high`: the row of bits above the nibbles, shifted so that those of the step are
+  // where those of step `at` were.
+  std::vector<Quads> QuantaOf(const Group& g, const Run& run, Int step, int v, Quads high, int at) {
     std::vector<Quads> quanta;
-    for (int i = 0; i < kQuadsOfStep; ++i) {
-      const int quad = QuadOfStep(g.index, i), row = format_.bits == 8 ? quad : quad % 4;
-      const Int away = b_.Add(b_.Const(layout_.low + row * PackedBlocks::kRow),
-                              b_.Mul(step, b_.Const(QuadsAStep() * PackedBlocks::kRow)));
-      Quads q = b_.LoadQuads(Bytes(Column(g, v), away));
-      if (format_.bits < 8) q = b_.BitsOf(q, quad / 4 * 4, 4, 0);
-      const int bits = HighBits();
-      if (bits > 0) q = b_.Or(q, b_.BitsOf(high, quad * bits % 8 + at * HighShift(), bits, 4));
+    const int bits = HighBits();
+    for (const int quad : run.quads) {
+      const int row = format_.bits == 8 ? quad : quad % kNibbleRows;
+      const Int away = b_.Mul(step, b_.Const(run.stride * PackedBlocks::kRow));
+      Quads q = b_.LoadQuads(Bytes(Bytes(Column(g, v), layout_.low + row * PackedBlocks::kRow), away));
+      if (format_.bits < 8) q = b_.BitsOf(q, quad / kNibbleRows * 4, 4, 0);
+      if (bits > 0) q = b_.Or(q, b_.BitsOf(high, (quad + at * run.stride) * bits % 8, bits, 4));
       quanta.push_back(q);
     }
     return quanta;
   }
 
-  // Calls `body` with the quanta [vector][kQuadsOfStep] of each step. What it changes is `carried` by the loop; few
-  // registers are taken, no loop is needed.
+  // Calls `body` for each step with the quanta [vector][quad] of it and, of each quad, how many elements it is from the
+  // start of a row's chunk. What it changes is `carried` by the loop. One row needs none: it leaves registers enough.
+  using Quanta = std::vector<std::vector<Quads>>;
   void ForSteps(const Place& at, const Group& g, const std::vector<Handle*>& carried,
-                const std::function<void(Int step, const std::vector<std::vector<Quads>>&)>& body) {
-    const int vectors = Vectors(at);
-    std::vector<Quads> high(static_cast<size_t>(HighBits() > 0 ? vectors : 0));
-    for (size_t v = 0; v < high.size(); ++v) high[v] = LoadHigh(g, static_cast<int>(v));
-    const auto visit = [&](Int step, int in_high) {
-      std::vector<std::vector<Quads>> quanta;
-      for (int v = 0; v < vectors; ++v) {
-        quanta.push_back(QuantaOf(g, step, v, high.empty() ? Quads{} : high[static_cast<size_t>(v)], in_high));
+                const std::function<void(const std::vector<Int>& elems, const Quanta&)>& body) {
+    for (const Run& run : RunsOf(g.index)) {
+      std::vector<Quads> high;
+      for (int v = 0; HighBits() > 0 && v < Vectors(at); ++v) {
+        const int64_t row = run.quads[0] * HighBits() / 8;
+        high.push_back(b_.LoadQuads(Bytes(Column(g, v), layout_.high + row * PackedBlocks::kRow)));
       }
-      body(step, quanta);
-    };
-    if (at.height == 1) {
-      for (int step = 0; step < Steps(); ++step) visit(b_.Const(step), step);
-      return;
+      const auto visit = [&](Int step, int in_high) {
+        std::vector<Int> elems;
+        for (const int quad : run.quads) {
+          const Int number = b_.Add(b_.Const(quad), b_.Mul(step, b_.Const(run.stride)));
+          elems.push_back(b_.Mul(number, b_.Const(PackedBlocks::kQuad)));
+        }
+        Quanta quanta;
+        for (int v = 0; v < Vectors(at); ++v) {
+          const Quads upper = high.empty() ? Quads{} : high[static_cast<size_t>(v)];
+          quanta.push_back(QuantaOf(g, run, step, v, upper, in_high));
+        }
+        body(elems, quanta);
+      };
+      if (at.height == 1 && b_.target().registers >= 32) {
+        for (int step = 0; step < run.steps; ++step) visit(b_.Const(step), step);
+        continue;
+      }
+      std::vector<Handle*> all = carried;
+      for (Quads& h : high) all.push_back(&h);
+      b_.For(b_.Const(0), b_.Const(run.steps), 1, all, [&](Int step) {
+        visit(step, 0);
+        for (Quads& h : high) h = b_.ShiftRight(h, HighBits() * run.stride);
+      });
     }
-    std::vector<Handle*> all = carried;
-    for (Quads& h : high) all.push_back(&h);
-    b_.For(b_.Const(0), b_.Const(Steps()), 1, all, [&](Int step) {
-      visit(step, 0);
-      for (Quads& h : high) h = b_.ShiftRight(h, HighShift());
-    });
   }
 
   // The chunk's quanta in the columns of vector v.
   Ptr Column(const Group& g, int v) {
     return Bytes(Bytes(g.chunk, g.columns[static_cast<size_t>(v)]), LaneOf(v) * PackedBlocks::kQuad);
   }
-  // Elements from the start of a row's chunk to those of quad `which` of a step.
-  Int ElemsOf(const Group& g, Int step, int which) {
-    return b_.Mul(b_.Add(b_.Const(QuadOfStep(g.index, which)), b_.Mul(step, b_.Const(QuadsAStep()))),
-                  b_.Const(PackedBlocks::kQuad));
-  }
+  static constexpr int kNibbleRows = 4;
 
   const QuantFormat& format_;
   const PackedBlocks layout_;
@@ -188,9 +198,10 @@ class BytesGemm final : public BlocksGemm {
   // Offsets in a block of q8_r.
   static constexpr int64_t kSums = 4, kQuanta = 12;
 
-  // Sums of integers and of floats, and what a step takes.
+  // Sums of integers and of floats, what a step takes, and bits above nibbles.
   bool InScratch(const Place& at) const override {
-    return (2 * at.height + 1) * Vectors(at) + 3 > b_.target().registers;
+    const int step = Vectors(at) + 3 + (HighBits() > 0 ? 2 * Vectors(at) : 0);
+    return 2 * at.height * Vectors(at) + step > b_.target().registers;
   }
 
   void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) override {
@@ -206,37 +217,49 @@ class BytesGemm final : public BlocksGemm {
       sums.insert(sums.end(), static_cast<size_t>(vectors), b_.StartSums(first(r), format_.bits));
     std::vector<Handle*> carried;
     for (Sums& sum : sums) carried.push_back(&sum);
-    ForSteps(at, g, carried, [&](Int step, const std::vector<std::vector<Quads>>& weights) {
+    ForSteps(at, g, carried, [&](const std::vector<Int>& elems, const Quanta& weights) {
       for (int r = 0; r < at.height; ++r) {
         const Ptr row = Bytes(Bytes(a, rows_[static_cast<size_t>(r)]), kQuanta);
         std::vector<Quads> x;
-        for (int i = 0; i < kQuadsOfStep; ++i) x.push_back(b_.LoadQuadSplat(Bytes(row, ElemsOf(g, step, i))));
-        for (int v = 0; v < vectors; ++v) {
-          Sums& sum = sums[static_cast<size_t>(r * vectors + v)];
-          sum = b_.DotQuads(weights[static_cast<size_t>(v)], x, sum, format_.bits);
+        for (const Int& at_quad : elems) x.push_back(b_.LoadQuadSplat(Bytes(row, at_quad)));
+        for (size_t v = 0; v < weights.size(); ++v) {
+          Sums& sum = sums[static_cast<size_t>(r * vectors) + v];
+          sum = b_.DotQuads(weights[v], x, sum, format_.bits);
         }
       }
     });
-    std::vector<Vec> scales, minima;
-    for (int v = 0; v < vectors; ++v) {
-      scales.push_back(Scale(g, v));
-      if (format_.has_min) minima.push_back(Minimum(g, v));
-    }
-    for (int r = 0; r < at.height; ++r) {
+    std::vector<Vec> scales(static_cast<size_t>(vectors)), minima(scales);
+    const auto load = [&](int v) {
+      scales[static_cast<size_t>(v)] = Scale(g, v);
+      if (format_.has_min) minima[static_cast<size_t>(v)] = Minimum(g, v);
+    };
+    const auto finish = [&](int r, int v) {
+      const auto i = static_cast<size_t>(r * vectors + v);
       const Vec scale = b_.LoadSplat(DType::kF32, Bytes(a, rows_[static_cast<size_t>(r)]));
-      const Vec of_row = format_.has_min ? b_.Neg(b_.Mul(scale, b_.FromInt(sum_of_row(r)))) : scale;
-      for (int v = 0; v < vectors; ++v) {
-        const auto i = static_cast<size_t>(r * vectors + v);
-        Vec out = InScratch(at) ? b_.Load(DType::kF32, ScratchOf(i)) : c[i];
-        const Sums sum = b_.FinishSums(sums[i], first(r), format_.bits);
-        out = b_.Fma(b_.ToFloat(sum), b_.Mul(scales[static_cast<size_t>(v)], scale), out);
-        if (format_.has_min) out = b_.Fma(minima[static_cast<size_t>(v)], of_row, out);
-        if (InScratch(at)) {
-          b_.Store(DType::kF32, ScratchOf(i), out);
-        } else {
-          c[i] = out;
-        }
+      const Sums sum = b_.FinishSums(sums[i], first(r), format_.bits);
+      Vec out = InScratch(at) ? b_.Load(DType::kF32, ScratchOf(i)) : c[i];
+      out = b_.Fma(b_.ToFloat(sum), b_.Mul(scales[static_cast<size_t>(v)], scale), out);
+      if (format_.has_min) {
+        const Vec of_row = b_.Neg(b_.Mul(scale, b_.FromInt(sum_of_row(r))));
+        out = b_.Fma(minima[static_cast<size_t>(v)], of_row, out);
       }
+      if (InScratch(at)) {
+        b_.Store(DType::kF32, ScratchOf(i), out);
+      } else {
+        c[i] = out;
+      }
+    };
+    const auto each = [](int count, const std::function<void(int)>& body) {
+      for (int i = 0; i < count; ++i) body(i);
+    };
+    if (b_.target().registers < 32) {  // the scales of one vector at a time
+      each(vectors, [&](int v) {
+        load(v);
+        each(at.height, [&](int r) { finish(r, v); });
+      });
+    } else {
+      each(vectors, load);
+      each(at.height, [&](int r) { each(vectors, [&](int v) { finish(r, v); }); });
     }
   }
 };
@@ -253,20 +276,20 @@ class DecodedGemm final : public BlocksGemm {
       scales.push_back(Scale(g, v));
       offsets.push_back(format_.has_min ? b_.Neg(Minimum(g, v)) : b_.Mul(scales.back(), b_.Splat(-format_.zero)));
     }
-    ForSteps(at, g, Carry(c), [&](Int step, const std::vector<std::vector<Quads>>& quanta) {
-      for (int i = 0; i < kQuadsOfStep * PackedBlocks::kQuad; ++i) {
-        const int quad = i / static_cast<int>(PackedBlocks::kQuad), byte = i % static_cast<int>(PackedBlocks::kQuad);
+    ForSteps(at, g, Carry(c), [&](const std::vector<Int>& elems, const Quanta& quanta) {
+      for (size_t i = 0; i < elems.size() * PackedBlocks::kQuad; ++i) {
+        const size_t quad = i / PackedBlocks::kQuad, byte = i % PackedBlocks::kQuad;
         std::vector<Vec> weights;
-        for (size_t v = 0; v < scales.size(); ++v) {
-          weights.push_back(b_.Fma(b_.FromQuads(quanta[v][static_cast<size_t>(quad)], byte), scales[v], offsets[v]));
+        for (size_t v = 0; v < quanta.size(); ++v) {
+          weights.push_back(b_.Fma(b_.FromQuads(quanta[v][quad], static_cast<int>(byte)), scales[v], offsets[v]));
         }
-        const Int k = b_.Add(ElemsOf(g, step, quad), b_.Const(byte));
+        const Int k = b_.Add(elems[quad], b_.Const(static_cast<int64_t>(byte)));
         for (int r = 0; r < at.height; ++r) {
           const Ptr row = Bytes(a, rows_[static_cast<size_t>(r)]);
           const Vec x = b_.LoadSplat(spec_.a.dtype, b_.Offset(row, spec_.a.dtype, k));
-          for (int v = 0; v < vectors; ++v) {
-            Vec& out = c[static_cast<size_t>(r * vectors + v)];
-            out = b_.Fma(x, weights[static_cast<size_t>(v)], out);
+          for (size_t v = 0; v < weights.size(); ++v) {
+            Vec& out = c[static_cast<size_t>(r * vectors) + v];
+            out = b_.Fma(x, weights[v], out);
           }
         }
       }

@@ -63,7 +63,8 @@ void GemmEmitter::Emit() {
       }
       const Int whole = IsFew(tile_.shape) ? b_.Const(0) : WholeTiles(rows);
       b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
-      const int few = tile_.shape == TileShape::kBlocks ? kRestRowsOfBlocks : kRestRows;
+      const bool blocks = tile_.shape == TileShape::kBlocks || tile_.shape == TileShape::kBlocksHigh;
+      const int few = blocks ? kRestRowsOfBlocks : kRestRows;
       const int rest = IsFew(tile_.shape) ? tile_.rows : std::min(few, tile_.rows);
       b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest, /*is_rest=*/true); });
     });

@@ -49,6 +49,8 @@ std::string ShapeReason(const GemmSpec& gemm, const DimTable& dims) {
       return absl::StrCat("blocks_gemv: ", rows);
     case TileShape::kBlocksFew:
       return absl::StrCat("blocks_few: ", rows, ", where this tile takes ", kFewRows);
+    case TileShape::kBlocksHigh:
+      return absl::StrCat("blocks_high: ", rows, "; bits above nibbles");
     case TileShape::kBlocks:
       return absl::StrCat("blocks: ", rows);
     case TileShape::kOuter:

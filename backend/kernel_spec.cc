@@ -431,7 +431,11 @@ class SpecBuilder {
       const bool few = packed && body_.module().dims.Max(spec.m) <= kFewRows;
       if (blocks) {
         spec_.scratch_bytes = kScratchOfTile;
-        spec.shape = spec.m.is_one() ? TileShape::kBlocksGemv : few ? TileShape::kBlocksFew : TileShape::kBlocks;
+        const int bits = FindQuantFormat(spec.b.dtype)->bits;
+        spec.shape = spec.m.is_one()          ? TileShape::kBlocksGemv
+                     : few                    ? TileShape::kBlocksFew
+                     : bits == 5 || bits == 6 ? TileShape::kBlocksHigh
+                                              : TileShape::kBlocks;
       } else {
         spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
       }

@@ -20,7 +20,8 @@ struct TileRow {
 
 constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew,
                     halves = TileShape::kHalves, dot = TileShape::kDot, blocks = TileShape::kBlocks,
-                    blocks_gemv = TileShape::kBlocksGemv, blocks_few = TileShape::kBlocksFew;
+                    blocks_high = TileShape::kBlocksHigh, blocks_gemv = TileShape::kBlocksGemv,
+                    blocks_few = TileShape::kBlocksFew;
 constexpr TileRow kTiles[] = {
 #define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
 #include "backend/tiles.inc"
@@ -123,6 +124,8 @@ absl::string_view TileShapeName(TileShape shape) {
       return "dot";
     case TileShape::kBlocks:
       return "blocks";
+    case TileShape::kBlocksHigh:
+      return "blocks_high";
     case TileShape::kBlocksGemv:
       return "blocks_gemv";
     case TileShape::kBlocksFew:

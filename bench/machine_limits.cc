@@ -1,6 +1,6 @@
 // machine_limits BYTES THREADS TARGET: what this machine can do at most, as one line of JSON: the speed at which BYTES
-// are read, the FMA peak of f32 in TARGET's vectors ("native": the strongest that runs), and that of bf16 (0 without).
-// bench/peers/run calls it between its runs.
+// are read, the FMA peak of f32 in TARGET's vectors ("native": the strongest that runs), that of bf16 (0 without), and
+// that of 8-bit integers (vpdpbusd, or what stands for it). bench/peers/run calls it between its runs.
 #include <cstdio>
 #include <cstdlib>
 
@@ -17,8 +17,10 @@ int main(int argc, char** argv) {
   }
   const sinter::Target& target = *targets->back();
   std::printf(
-      "{\"target\": \"%s\", \"threads\": %d, \"read_gbs\": %.2f, \"f32_gflops\": %.1f, \"bf16_gflops\": %.1f}\n",
+      "{\"target\": \"%s\", \"threads\": %d, \"read_gbs\": %.2f, \"f32_gflops\": %.1f, \"bf16_gflops\": %.1f, "
+      "\"int8_gops\": %.1f}\n",
       std::string(target.name).c_str(), threads, bytes / sinter::SecondsToRead(bytes, threads) / 1e9,
-      2 * sinter::ProductsPerSecond(target, threads) / 1e9, 2 * sinter::Bf16ProductsPerSecond(target, threads) / 1e9);
+      2 * sinter::ProductsPerSecond(target, threads) / 1e9, 2 * sinter::Bf16ProductsPerSecond(target, threads) / 1e9,
+      2 * sinter::Int8ProductsPerSecond(target, threads) / 1e9);
   return 0;
 }

@@ -86,6 +86,69 @@ __attribute__((target("avx512f,avx512bf16"))) double Bf16Dot512() {
   return kChains * 32.0 * kFmaSteps;
 }
 
+// As Fma512, of 8-bit integers, unsigned by signed, four of each added up in 32 bits (vpdpbusd).
+__attribute__((target("avx512f,avx512vnni"))) double Int8Dot512() {
+  constexpr int kChains = 16;
+  __m512i chains[kChains] = {};
+  const __m512i x = _mm512_set1_epi8(1);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kChains; ++c) {
+      __m512i next = _mm512_dpbusd_epi32(chains[c], x, x);
+      asm volatile("" : "+v"(next));
+      chains[c] = next;
+    }
+  }
+  return kChains * 64.0 * kFmaSteps;
+}
+__attribute__((target("avx2,avxvnni"))) double Int8Dot256() {
+  constexpr int kChains = 12;
+  __m256i chains[kChains] = {};
+  const __m256i x = _mm256_set1_epi8(1);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) {
+      __m256i next = _mm256_dpbusd_avx_epi32(chains[c], x, x);
+      asm volatile("" : "+x"(next));
+      chains[c] = next;
+    }
+  }
+  return kChains * 32.0 * kFmaSteps;
+}
+// The same where the CPU has no instruction for it: vpmaddubsw, vpmaddwd and vpaddd.
+__attribute__((target("avx512f,avx512bw"))) double Int8Pairs512() {
+  constexpr int kChains = 8;
+  __m512i chains[kChains] = {};
+  const __m512i x = _mm512_set1_epi8(1), pairs = _mm512_set1_epi16(1);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kChains; ++c) {
+      __m512i row = x;
+      asm volatile("" : "+v"(row));  // or all products would be one
+      __m512i next = _mm512_add_epi32(chains[c], _mm512_madd_epi16(_mm512_maddubs_epi16(row, x), pairs));
+      asm volatile("" : "+v"(next));
+      chains[c] = next;
+    }
+  }
+  return kChains * 64.0 * kFmaSteps;
+}
+__attribute__((target("avx2"))) double Int8Pairs256() {
+  constexpr int kChains = 8;
+  __m256i chains[kChains] = {};
+  const __m256i x = _mm256_set1_epi8(1), pairs = _mm256_set1_epi16(1);
+  for (int64_t i = 0; i < kFmaSteps; ++i) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kChains; ++c) {
+      __m256i row = x;
+      asm volatile("" : "+x"(row));  // or all products would be one
+      __m256i next = _mm256_add_epi32(chains[c], _mm256_madd_epi16(_mm256_maddubs_epi16(row, x), pairs));
+      asm volatile("" : "+x"(next));
+      chains[c] = next;
+    }
+  }
+  return kChains * 32.0 * kFmaSteps;
+}
+
 // Floats, all one, in huge pages where the system has them: walking page tables is no work of memory.
 class HugeBuffer {
  public:
@@ -105,6 +168,10 @@ class HugeBuffer {
   size_t bytes_;
   float* data_;
 };
+
+bool Has(const Target& target, absl::string_view feature) {
+  return std::find(target.features.begin(), target.features.end(), feature) != target.features.end();
+}
 
 double PerSecond(double (*work)(), int threads) {
   const double products = work() * threads;
@@ -171,8 +238,15 @@ double ProductsPerSecond(const Target& target, int threads) {
 }
 
 double Bf16ProductsPerSecond(const Target& target, int threads) {
-  const bool known = std::find(target.features.begin(), target.features.end(), "avx512_bf16") != target.features.end();
-  return known ? PerSecond(Bf16Dot512, threads) : 0;
+  return Has(target, "avx512_bf16") ? PerSecond(Bf16Dot512, threads) : 0;
+}
+
+double Int8ProductsPerSecond(const Target& target, int threads) {
+  double (*const work)() = Has(target, "avx512_vnni") ? Int8Dot512
+                           : Has(target, "avx_vnni")  ? Int8Dot256
+                           : Has(target, "avx512bw")  ? Int8Pairs512
+                                                      : Int8Pairs256;
+  return PerSecond(work, threads);
 }
 
 int RunBenchmarks(int argc, char** argv) {

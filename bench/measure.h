@@ -30,6 +30,9 @@ double SecondsToRead(double bytes, int threads = 1);
 double ProductsPerSecond(const Target& target, int threads = 1);
 // The same of pairs of bf16 that are added up in f32 (vdpbf16ps); 0 for a target without it.
 double Bf16ProductsPerSecond(const Target& target, int threads = 1);
+// The same of 8-bit integers that are added up in 32 bits: vpdpbusd, or, for a target without it, vpmaddubsw, vpmaddwd
+// and vpaddd.
+double Int8ProductsPerSecond(const Target& target, int threads = 1);
 
 // The rest of a main that has registered its benchmarks by itself.
 int RunBenchmarks(int argc, char** argv);

@@ -17,7 +17,8 @@ using Json = nlohmann::json;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-constexpr const char* kVerbs[] = {"compile", "run", "bench", "inspect", "tokenize", "opt", "exec"};
+constexpr const char* kVerbs[] = {"compile", "run",  "bench",      "inspect", "tokenize",
+                                  "opt",     "exec", "perplexity", "compare"};
 
 class Cli : public testing::Test {
  protected:
@@ -78,6 +79,13 @@ TEST_F(Cli, HelpListsEveryFlag) {
        "--cache-size --print-ids --logits --huge-pages --perf-map --pin --target --ctx --chunk --kv --precision -O"},
       {"exec", "--graph --weights --dim --input --output --reference"},
       {"bench", "-p -n -t -r -o --ablate --pin --huge-pages --perf-map --target --ctx --chunk --kv --precision -O"},
+      {"perplexity",
+       "-p -f --prompt-ids --window --count -o -t --no-cache --cache-size --huge-pages --perf-map --pin --target --ctx "
+       "--chunk --kv --precision -O"},
+      {"compare",
+       "--a-flags --b-flags -p -f --prompt-ids --window --count --max-kl -o -t --no-cache --cache-size --huge-pages "
+       "--perf-map "
+       "--pin --target --ctx --chunk --kv --precision -O"},
       {"inspect", "--json --verify"},
       {"tokenize", "-p -f --no-special"},
   };

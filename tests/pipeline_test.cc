@@ -126,8 +126,8 @@ TEST(RunPipeline, DisableAndStop) {
   EXPECT_EQ(*ran("O2", {"canonicalize"}, ""), all - 3);
   EXPECT_EQ(*ran("O2", {"canonicalize:2"}, ""), all - 1);
   EXPECT_EQ(*ran("O2", {}, "canonicalize"), 1u);
-  EXPECT_EQ(*ran("O2", {}, "canonicalize:2"), 3u);
-  EXPECT_EQ(*ran("O2", {"canonicalize:1"}, "canonicalize:2"), 2u);
+  EXPECT_EQ(*ran("O2", {}, "canonicalize:2"), 4u);
+  EXPECT_EQ(*ran("O2", {"canonicalize:1"}, "canonicalize:2"), 3u);
   EXPECT_THAT(ran("O2", {"select-kernels"}, "").status().message(), HasSubstr("cannot be disabled"));
   EXPECT_THAT(ran("O2", {"canonicalise"}, "").status().message(), HasSubstr("the nearest is canonicalize"));
   EXPECT_THAT(ran("O2", {"canonicalize:0"}, "").status().message(), HasSubstr("n from 1"));

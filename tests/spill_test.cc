@@ -16,6 +16,7 @@
 #include "backend/object.h"
 #include "frontend/model.h"
 #include "gtest/gtest.h"
+#include "ir/quant.h"
 #include "ir/text.h"
 #include "passes/pipeline.h"
 
@@ -171,6 +172,31 @@ TEST(AttentionSpills, None) {
               << target << " " << cache << " heads " << heads << " width " << width;
           if (HasFailure()) return;
         }
+      }
+    }
+  }
+}
+
+// Products with weights in blocks, of bytes and of floats, for one row, a few and many.
+TEST(BlocksSpills, None) {
+  for (const DTypeInfo& info : AllDTypes()) {
+    if (FindQuantFormat(info.dtype) == nullptr) continue;
+    for (const Target& target : AllTargets()) {
+      for (const bool bytes : {true, false}) {
+        auto module = Parse(
+            absl::StrCat(
+                "module @m { dim T in 1..64\n graph @main(%x: f32[T,1024]) -> (f32[T,1024]) {\n%w = weight \"w\" : ",
+                info.name, "[1024,1024]\n", bytes ? "%q = quantize %x : q8_r[T,1024]\n" : "", "%y = gemm %",
+                bytes ? "q" : "x", ", %w {trans_b=true} : f32[T,1024]\nreturn %y\n}\n}\n"),
+            "spills");
+        ASSERT_TRUE(module.ok()) << module.status();
+        Module& m = **module;
+        for (const int64_t rows : {1, 8}) {
+          const IdMap<DimId, DimExpr> by = {{m.dims.Find("T"), DimExpr(rows)}};
+          ASSERT_TRUE(CloneGraph(*m.FindGraph("main"), m, absl::StrCat("main.", rows), by).ok());
+        }
+        CheckKernels(m, "select-kernels,plan-barriers,plan-buffers", target);
+        if (HasFailure()) return;
       }
     }
   }

@@ -20,6 +20,8 @@ void AddOpt(CLI::App& program, Action& action);
 void AddRun(CLI::App& program, Action& action);
 void AddExec(CLI::App& program, Action& action);
 void AddBench(CLI::App& program, Action& action);
+void AddPerplexity(CLI::App& program, Action& action);
+void AddCompare(CLI::App& program, Action& action);
 void AddInspect(CLI::App& program, Action& action);
 void AddTokenize(CLI::App& program, Action& action);
 

@@ -107,6 +107,42 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
   AddPassFlags(app, flags);
 }
 
+void AddReportFormat(CLI::App& app, std::string& format) {
+  app.add_option("-o,--output", format, "md or json")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember({"md", "json"}))
+      ->capture_default_str();
+}
+
+std::vector<std::string> ReversedArguments(const std::vector<std::string>& arguments) {
+  std::vector<std::string> result;
+  bool only_positionals = false;
+  for (std::string argument : arguments) {
+    only_positionals |= argument == "--";
+    if (!only_positionals && argument.size() > 3 && argument.substr(0, 2) == "--" &&
+        argument.find('=') == argument.size() - 1) {
+      argument.pop_back();
+      result.push_back(argument);
+      argument.clear();
+    }
+    result.push_back(argument);
+  }
+  return {result.rbegin(), result.rend()};
+}
+
+absl::StatusOr<CompileFlags> WithFlags(CompileFlags flags, const std::string& name, const std::string& text) {
+  CLI::App app;
+  app.set_help_flag();
+  AddCompileFlags(app, flags);
+  try {
+    app.parse(ReversedArguments(CLI::detail::split_up(text)));
+  } catch (const CLI::ParseError& error) {
+    return absl::OutOfRangeError(absl::StrCat(name, "=\"", text, "\": ", error.what(),
+                                              "; expected flags of compile, such as --precision=exact --kv=f32"));
+  }
+  return flags;
+}
+
 void AddMemoryFlags(CLI::App& app, MemoryFlags& flags) {
   app.add_flag("--huge-pages", flags.huge_pages,
                "First copy the weights to huge pages, for file systems that do not map files so: large models generate "

@@ -50,6 +50,16 @@ void AddPassFlags(CLI::App& app, CompileFlags& flags);
 // All flags of compile but -o and --emit.
 void AddCompileFlags(CLI::App& app, CompileFlags& flags);
 
+// -o of verbs that print a table: md, or json for programs.
+void AddReportFormat(CLI::App& app, std::string& format);
+
+// Arguments in reverse, as CLI11 wants them. A flag with an empty value, `--passes=`, becomes two: CLI11 would take the
+// next argument for the value.
+std::vector<std::string> ReversedArguments(const std::vector<std::string>& arguments);
+// `flags` with those of a text, such as "--precision=exact --kv=f32", in place of theirs; `name` is the flag that
+// carries the text. kOutOfRange for what AddCompileFlags does not know.
+absl::StatusOr<CompileFlags> WithFlags(CompileFlags flags, const std::string& name, const std::string& text);
+
 // How a compiled module is held while it runs.
 struct MemoryFlags {
   bool huge_pages = false, perf_map = false;

@@ -9,29 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "tools/command.h"
+#include "tools/compile_flags.h"
 #include "tools/console.h"
 
 namespace sinter {
 namespace {
-
-// A flag with an empty value, `--passes=`, becomes two arguments: CLI11 would take the next argument for the value.
-// Arguments in reverse, as CLI11 wants them.
-std::vector<std::string> Arguments(int argc, char** argv) {
-  std::vector<std::string> arguments;
-  bool only_positionals = false;
-  for (int i = 1; i < argc; ++i) {
-    std::string argument = argv[i];
-    only_positionals |= argument == "--";
-    if (!only_positionals && argument.size() > 3 && argument.substr(0, 2) == "--" &&
-        argument.find('=') == argument.size() - 1) {
-      argument.pop_back();
-      arguments.push_back(argument);
-      argument.clear();
-    }
-    arguments.push_back(argument);
-  }
-  return {arguments.rbegin(), arguments.rend()};
-}
 
 // The command line as a shell would read it again.
 std::string Quoted(int argc, char** argv) {
@@ -65,13 +47,15 @@ int Main(int argc, char** argv) {
   AddCompile(program, action);
   AddRun(program, action);
   AddBench(program, action);
+  AddPerplexity(program, action);
+  AddCompare(program, action);
   AddInspect(program, action);
   AddTokenize(program, action);
   AddOpt(program, action);
   AddExec(program, action);
   absl::Status status;
   try {
-    program.parse(Arguments(argc, argv));
+    program.parse(ReversedArguments({argv + 1, argv + argc}));
     if (action.run) {
       status = action.run();
     } else {

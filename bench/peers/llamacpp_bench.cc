@@ -1,12 +1,15 @@
 // Measures llama.cpp through its C API on one GGUF file and prints one line of JSON: medians of prompt and decode
 // tokens a second, percentiles of a token's time, seconds to load. bench/peers/run builds and runs it.
 //
-// usage: llamacpp_bench LIBRARIES MODEL.gguf [-p 256] [-n 32] [-t 2] [-r 3] [--variant haswell] [--ids 1,2,3]
+// usage: llamacpp_bench LIBRARIES MODEL.gguf [-p 256] [-n 32] [-t 2] [-r 3] [--variant haswell]
+//        llamacpp_bench LIBRARIES MODEL.gguf --ids 1,2,3 [-n 32 | --logits OUT.npy]
+//        llamacpp_bench LIBRARIES MODEL.gguf --quantize OUT.gguf --type q4_k_m
 //
 // LIBRARIES: the folder of the prebuilt ones; the variant for this CPU is chosen by the library unless one is named.
 // The prompt takes seeded ids, and decoding is fed ids of its own: nothing is sampled. Repetitions of the first tenth
 // of a second, one at least, do not count. With
-// --ids: the ids that greedy decoding appends to these, instead.
+// --ids: the ids that greedy decoding appends to these, instead, or the logits of all of them, f32 [ids, vocabulary].
+// --quantize: llama.cpp's own quantizer makes a file of --type, a row of kTypes; f32 undoes quantization.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -30,9 +33,65 @@ double Percentile(std::vector<double> values, double part) {
   return values[static_cast<size_t>(std::max(rank, 1.0)) - 1];
 }
 
+struct FileType {
+  const char* name;
+  llama_ftype type;
+};
+constexpr FileType kTypes[] = {
+    {"f32", LLAMA_FTYPE_ALL_F32},          {"f16", LLAMA_FTYPE_MOSTLY_F16},       {"bf16", LLAMA_FTYPE_MOSTLY_BF16},
+    {"q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},     {"q4_1", LLAMA_FTYPE_MOSTLY_Q4_1},     {"q5_0", LLAMA_FTYPE_MOSTLY_Q5_0},
+    {"q5_1", LLAMA_FTYPE_MOSTLY_Q5_1},     {"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},     {"q2_k", LLAMA_FTYPE_MOSTLY_Q2_K},
+    {"q3_k_m", LLAMA_FTYPE_MOSTLY_Q3_K_M}, {"q4_k_s", LLAMA_FTYPE_MOSTLY_Q4_K_S}, {"q4_k_m", LLAMA_FTYPE_MOSTLY_Q4_K_M},
+    {"q5_k_m", LLAMA_FTYPE_MOSTLY_Q5_K_M}, {"q6_k", LLAMA_FTYPE_MOSTLY_Q6_K},     {"iq4_nl", LLAMA_FTYPE_MOSTLY_IQ4_NL},
+};
+
 int Fail(int code, const std::string& message) {
   std::fprintf(stderr, "llamacpp_bench: error: %s\n", message.c_str());
   return code;
+}
+
+int Quantize(const std::string& path, const std::string& output, const std::string& type, int threads) {
+  for (const FileType& row : kTypes) {
+    if (type != row.name) continue;
+    llama_model_quantize_params params = llama_model_quantize_default_params();
+    params.ftype = row.type;
+    params.nthread = threads;
+    params.allow_requantize = row.type == LLAMA_FTYPE_ALL_F32;  // which loses nothing
+    const uint32_t failed = llama_model_quantize(path.c_str(), output.c_str(), &params);
+    return failed != 0 ? Fail(4, "cannot quantize " + path + " to " + output) : 0;
+  }
+  return Fail(2, "there is no --type " + type);
+}
+
+// The logits of every id as NumPy's format 1.0 has them.
+int WriteLogits(llama_context* context, std::vector<llama_token>& ids, int vocabulary, const std::string& path) {
+  const int count = static_cast<int>(ids.size());
+  llama_batch batch = llama_batch_init(count, 0, 1);
+  batch.n_tokens = count;
+  for (int i = 0; i < count; ++i) {
+    batch.token[i] = ids[static_cast<size_t>(i)];
+    batch.pos[i] = i;
+    batch.n_seq_id[i] = 1;
+    batch.seq_id[i][0] = 0;
+    batch.logits[i] = 1;
+  }
+  if (llama_decode(context, batch) != 0) return Fail(70, "the prompt failed");
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  if (file == nullptr) return Fail(6, "cannot write " + path);
+  std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + std::to_string(count) + ", " +
+                       std::to_string(vocabulary) + "), }";
+  header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 11, ' ');
+  header += '\n';
+  const unsigned char sizes[] = {1, 0, static_cast<unsigned char>(header.size() & 255),
+                                 static_cast<unsigned char>(header.size() >> 8)};
+  std::fwrite("\x93NUMPY", 1, 6, file);
+  std::fwrite(sizes, 1, 4, file);
+  std::fwrite(header.data(), 1, header.size(), file);
+  for (int i = 0; i < count; ++i) {
+    std::fwrite(llama_get_logits_ith(context, i), sizeof(float), static_cast<size_t>(vocabulary), file);
+  }
+  const bool failed = std::ferror(file) != 0;
+  return std::fclose(file) != 0 || failed ? Fail(6, "cannot write " + path) : 0;
 }
 
 }  // namespace
@@ -40,7 +99,7 @@ int Fail(int code, const std::string& message) {
 int main(int argc, char** argv) {
   if (argc < 3 || argc % 2 == 0) return Fail(2, "usage: LIBRARIES MODEL.gguf and pairs of a flag and its value");
   const std::string libraries = argv[1], path = argv[2];
-  std::string variant, ids;
+  std::string variant, ids, logits_path, quantized, type;
   int prompt_tokens = 256, tokens = 32, threads = 2, reps = 3;
   for (int i = 3; i < argc; i += 2) {
     const std::string flag = argv[i];
@@ -49,10 +108,16 @@ int main(int argc, char** argv) {
                         : flag == "-t" ? &threads
                         : flag == "-r" ? &reps
                                        : nullptr;
+    std::string* const text = flag == "--variant"    ? &variant
+                              : flag == "--ids"      ? &ids
+                              : flag == "--logits"   ? &logits_path
+                              : flag == "--quantize" ? &quantized
+                              : flag == "--type"     ? &type
+                                                     : nullptr;
     if (number != nullptr) {
       *number = std::atoi(argv[i + 1]);
-    } else if (flag == "--variant" || flag == "--ids") {
-      (flag == "--ids" ? ids : variant) = argv[i + 1];
+    } else if (text != nullptr) {
+      *text = argv[i + 1];
     } else {
       return Fail(2, "there is no flag " + flag);
     }
@@ -64,6 +129,7 @@ int main(int argc, char** argv) {
     return Fail(2, "there is no variant " + variant + " in " + libraries + ", or this CPU does not run it");
   }
   llama_backend_init();
+  if (!quantized.empty()) return Quantize(path, quantized, type, threads);
 
   const double opening = Now();
   llama_model* model = llama_model_load_from_file(path.c_str(), llama_model_default_params());
@@ -78,6 +144,7 @@ int main(int argc, char** argv) {
   }
   const bool greedy = !prompt.empty();
   if (greedy) prompt_tokens = static_cast<int>(prompt.size());
+  if (!logits_path.empty()) tokens = 0;
   llama_context_params params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(prompt_tokens + tokens + 8);
   params.n_batch = static_cast<uint32_t>(std::max(prompt_tokens, 32));
@@ -86,6 +153,11 @@ int main(int argc, char** argv) {
   llama_context* context = llama_init_from_model(model, params);
   if (context == nullptr) return Fail(6, "cannot make a context");
   const double load = Now() - opening;
+  if (!logits_path.empty()) {
+    if (!greedy) return Fail(2, "--logits needs --ids");
+    const int code = WriteLogits(context, prompt, vocabulary, logits_path);
+    std::_Exit(code);
+  }
 
   const auto best = [&] {
     const float* logits = llama_get_logits_ith(context, -1);
