@@ -46,8 +46,8 @@ AttendEmitter::AttendEmitter(const KernelSpec& kernel, VectorBuilder& b)
   sums_ = Part(spec_.rows_at() + spec_.queries());
   corrections_ = Part(spec_.rows_at() + 2 * spec_.queries());
   at_once_ = spec_.wide ? 1 : lanes_ / spec_.pitch();
-  const bool halves = spec_.heads > kInTurn && !IsQuantized(spec_.k.dtype) && spec_.key_width % (lanes_ / 2) == 0;
-  parts_ = !spec_.wide && halves ? 2 : 1;
+  const bool halves = spec_.heads > kInTurn && at_once_ > 1 && !IsQuantized(spec_.k.dtype);
+  parts_ = !spec_.wide && halves && spec_.key_width % (lanes_ / 2) == 0 ? 2 : 1;
   set_ = spec_.pitch() / parts_;
   const int64_t most = spec_.heads * spec_.rows;
   vectors_ = most > lanes_ ? 2 : 1;

@@ -97,7 +97,8 @@ void AttendEmitter::AddProducts(const std::vector<Ptr>& keys, std::vector<Vec>& 
                   [&](Int d) { add(d, nullptr); });
   }
   // In a straight line, code generation would bring forward more loads than there are registers for.
-  ForVectors(spec_.key_width, Carry(sums), add, spec_.heads > kInTurn ? 2 : kUnrolled);
+  const bool straight = keys.size() == 1 && (spec_.heads <= kInTurn || !IsQuantized(spec_.k.dtype));
+  ForVectors(spec_.key_width, Carry(sums), add, straight ? kUnrolled : 2);
 }
 
 // As many dot products as a vector has lanes are reduced at once, of as many positions as leave that many vectors of
