@@ -1,5 +1,5 @@
 // How attention is cut. A grain is some heads that share their keys (all that do, up to 32) by some rows, 32 queries at
-// most. Every tile of positions that any of them sees passes through it once.
+// most, and of attend_parts one part. Every tile of positions that any of them sees passes through it once.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -18,11 +18,24 @@ class AttendBuilder {
   AttendBuilder(const Graph& body, absl::Span<const std::string> packs) : body_(body), packs_(packs) {}
 
   absl::StatusOr<KernelSpec> Build(OpId id) {
+    if (const auto join = body_.As<ops::JoinParts>(id)) return Join(*join, id);
+    const auto parts = body_.As<ops::AttendParts>(id);
+    return parts ? Attend(*parts, id, parts->parts) : Attend(*body_.As<ops::Attend>(id), id, 0);
+  }
+
+ private:
+  KernelSpec NewKernel() const {
     KernelSpec kernel;
     kernel.family = "attend";
     kernel.body = &body_;
-    AttendSpec& spec = kernel.attend.emplace();
-    const ops::Attend op = *body_.As<ops::Attend>(id);
+    kernel.attend.emplace();
+    return kernel;
+  }
+
+  template <typename Op>
+  absl::StatusOr<KernelSpec> Attend(const Op& op, OpId id, int64_t parts) {
+    KernelSpec kernel = NewKernel();
+    AttendSpec& spec = *kernel.attend;
     const ValueId result = body_.op(id).results[0];
     const Dims &q = body_.type(op.q).dims, &v = body_.type(op.v).dims;
     const size_t batch = q.size() - 2;
@@ -36,20 +49,49 @@ class AttendBuilder {
     SINTER_ASSIGN_OR_RETURN(spec.k, MatrixOf(op.k, batch));
     SINTER_ASSIGN_OR_RETURN(spec.v, MatrixOf(op.v, batch));
     SINTER_RETURN_IF_ERROR(Mask(op.mask, batch, spec));
-    SINTER_RETURN_IF_ERROR(Store(result, spec));
 
     const bool shared = batch > 0 && spec.batch.back().is_const() && spec.k.strides[batch - 1] == DimExpr(0) &&
                         spec.v.strides[batch - 1] == DimExpr(0);
     if (shared) spec.heads = std::clamp<int64_t>(spec.batch.back().constant(), 1, AttendSpec::kMaxQueries);
     spec.rows = std::clamp<int64_t>(body_.module().dims.Max(spec.t), 1, AttendSpec::kMaxQueries / spec.heads);
     spec.wide = spec.rows > 1 || spec.heads >= kWideQueries;
-    for (size_t i = 0; i < batch; ++i) kernel.extent.push_back({spec.batch[i], i + 1 == batch ? spec.heads : 1});
+    if (parts == 0) {
+      SINTER_RETURN_IF_ERROR(Store(result, spec));
+    } else {
+      SINTER_RETURN_IF_ERROR(StoreParts(id, parts, spec));
+    }
+    for (size_t i = 0; i < spec.batch.size(); ++i) {
+      kernel.extent.push_back({spec.batch[i], i + 1 == spec.batch.size() && batch > 0 ? spec.heads : 1});
+    }
     kernel.extent.push_back({spec.t, spec.rows});
     kernel.scratch_bytes = spec.scratch_floats() * int64_t{sizeof(float)};
     return kernel;
   }
 
- private:
+  // Each row of the result is attention of one row over the parts, whose scores are given: the rows are batch axes.
+  absl::StatusOr<KernelSpec> Join(const ops::JoinParts& op, OpId id) {
+    KernelSpec kernel = NewKernel();
+    AttendSpec& spec = *kernel.attend;
+    const Dims& x = body_.type(op.x).dims;
+    const size_t batch = x.size() - 2;
+    spec.batch.assign(x.begin(), x.begin() + static_cast<int64_t>(batch));
+    spec.t = 1;
+    spec.s = x[batch];
+    spec.key_width = 1;
+    spec.value_width = x.back().constant();
+    spec.has_scores = true;
+    SINTER_ASSIGN_OR_RETURN(spec.v, MatrixOf(op.x, batch));
+    SINTER_ASSIGN_OR_RETURN(spec.k, AccessOf(op.weight, batch + 2, 1));
+    if (spec.k.strides[batch + 1] != DimExpr(1) && !spec.s.is_one()) return No("weights that are not neighbours");
+    std::swap(spec.k.strides[batch], spec.k.strides[batch + 1]);
+    SINTER_RETURN_IF_ERROR(Store(body_.op(id).results[0], spec));
+    spec.out.strides.insert(spec.out.strides.end() - 1, DimExpr(0));
+    for (const DimExpr& dim : spec.batch) kernel.extent.push_back({dim, 1});
+    kernel.extent.push_back({spec.t, 1});
+    kernel.scratch_bytes = spec.scratch_floats() * int64_t{sizeof(float)};
+    return kernel;
+  }
+
   absl::Status No(absl::string_view what) const {
     return absl::UnimplementedError(absl::StrCat("no kernel for @", body_.name(), ": ", what));
   }
@@ -118,6 +160,30 @@ class AttendBuilder {
     }
     const auto operand = static_cast<uint32_t>(body_.params().size());
     spec.out = Access{operand, body_.type(result).dtype, false, 0, std::move(strides), {}};
+    return absl::OkStatus();
+  }
+
+  // [..,T,parts,E] and [..,T,parts], as they are: the parts become the first axis of all.
+  absl::Status StoreParts(OpId id, int64_t parts, AttendSpec& spec) const {
+    const auto& results = body_.op(id).results;
+    if (body_.results().size() != 2 || body_.results()[0] != results[0] || body_.results()[1] != results[1]) {
+      return No("ops after attention to parts");
+    }
+    const auto operand = static_cast<uint32_t>(body_.params().size());
+    const auto access = [&](uint32_t result, size_t axis) {
+      std::vector<DimExpr> strides = DenseStrides(body_.type(results[result]).dims);
+      std::rotate(strides.begin(), strides.begin() + static_cast<int64_t>(axis),
+                  strides.begin() + static_cast<int64_t>(axis) + 1);
+      return Access{operand + result, DType::kF32, false, 0, std::move(strides), {}};
+    };
+    const size_t axis = spec.batch.size() + 1;
+    spec.out = access(0, axis);
+    spec.weight = access(1, axis);
+    spec.batch.insert(spec.batch.begin(), parts);
+    for (Access* read : {&spec.q, &spec.k, &spec.v}) read->strides.insert(read->strides.begin(), 0);
+    for (auto* read : {&spec.pos, &spec.mask}) {
+      if (*read) (*read)->strides.insert((*read)->strides.begin(), 0);
+    }
     return absl::OkStatus();
   }
 

@@ -55,12 +55,15 @@ std::vector<std::string> TilesOf(const PlannedKernel& kernel) {
 }
 
 // Tiles gain up to a tenth from full effort and cost twice the time to compile: worth it where a row has this many
-// multiply-adds.
+// multiply-adds. So does attention, whose loops are many: with fewer registers, what is brought out of them all at once
+// would not find room.
 constexpr int64_t kFullEffortProducts = int64_t{1} << 19;
+constexpr int kFullEffortRegisters = 32;
 
-Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims) {
+Effort EffortFor(const PlannedKernel& kernel, const Target& target, const DimTable& dims) {
   const absl::Span<const KernelSpec> parts = PartsOf(kernel.spec);
   const bool full = std::any_of(parts.begin(), parts.end(), [&](const KernelSpec& part) {
+    if (part.attend) return target.registers >= kFullEffortRegisters;
     return part.gemm && dims.Max(part.gemm->n) * static_cast<double>(dims.Max(part.gemm->k)) >= kFullEffortProducts;
   });
   return full ? Effort::kFull : Effort::kLight;
@@ -128,12 +131,12 @@ constexpr size_t kKernelsPerObject = 8;
 
 // The kernels of each object, by index: those of one effort, dealt out so that neighbours, which tend to be alike, lie
 // in different ones.
-std::vector<std::vector<uint32_t>> Objects(const KernelTable& table, const DimTable& dims) {
+std::vector<std::vector<uint32_t>> Objects(const KernelTable& table, const Target& target, const DimTable& dims) {
   std::vector<std::vector<uint32_t>> objects;
   for (Effort effort : {Effort::kFull, Effort::kLight}) {
     std::vector<uint32_t> alike;
     for (uint32_t k = 0; k < table.kernels.size(); ++k) {
-      if (EffortFor(table.kernels[k], dims) == effort) alike.push_back(k);
+      if (EffortFor(table.kernels[k], target, dims) == effort) alike.push_back(k);
     }
     const size_t first = objects.size(), count = (alike.size() + kKernelsPerObject - 1) / kKernelsPerObject;
     objects.resize(first + count);
@@ -144,29 +147,38 @@ std::vector<std::vector<uint32_t>> Objects(const KernelTable& table, const DimTa
 
 absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, const KernelTable& table,
                                                        const CompileOptions& options) {
-  const std::vector<std::vector<uint32_t>> groups = Objects(table, module.dims);
-  const size_t per_target = groups.size();
-  std::vector<CompiledObject> objects(per_target * options.targets.size());
+  struct Plan {
+    const Target* target;
+    std::vector<uint32_t> kernels;
+  };
+  std::vector<Plan> plans;     // of a target after another
+  std::vector<size_t> firsts;  // of each target
+  for (const Target* target : options.targets) {
+    firsts.push_back(plans.size());
+    for (std::vector<uint32_t>& group : Objects(table, *target, module.dims))
+      plans.push_back({target, std::move(group)});
+  }
+  firsts.push_back(plans.size());
+  std::vector<CompiledObject> objects(plans.size());
   Progress progress(options, "kernels", static_cast<int64_t>(objects.size()));
   SINTER_RETURN_IF_ERROR(
       ParallelFor(static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
         const size_t index = static_cast<size_t>(i);
-        const Target& target = *options.targets[index / per_target];
-        const std::vector<uint32_t>& group = groups[index % per_target];
+        const auto& [target, kernels] = plans[index];
         Emitted emitted;
-        for (uint32_t k : group) {
-          SINTER_RETURN_IF_ERROR(EmitKernel(table.kernels[k], target, module.dims, emitted));
+        for (uint32_t k : kernels) {
+          SINTER_RETURN_IF_ERROR(EmitKernel(table.kernels[k], *target, module.dims, emitted));
           objects[index].symbols.push_back(table.kernels[k].symbol);
         }
-        SINTER_ASSIGN_OR_RETURN(objects[index].bytes,
-                                CompileToObject(emitted, target, EffortFor(table.kernels[group[0]], module.dims)));
+        const Effort effort = EffortFor(table.kernels[kernels[0]], *target, module.dims);
+        SINTER_ASSIGN_OR_RETURN(objects[index].bytes, CompileToObject(emitted, *target, effort));
         progress.Step();
         return absl::OkStatus();
       }));
   std::vector<PlacedImage> images;
   uint64_t offset = 0;
   for (size_t t = 0; t < options.targets.size(); ++t) {
-    const absl::Span<const CompiledObject> own(objects.data() + t * per_target, per_target);
+    const absl::Span<const CompiledObject> own(objects.data() + firsts[t], firsts[t + 1] - firsts[t]);
     SINTER_ASSIGN_OR_RETURN(LinkedImage image, LinkImage(own));
     PlacedImage placed{options.targets[t], std::move(image.bytes), {}, offset};
     for (const PlannedKernel& kernel : table.kernels)

@@ -66,7 +66,7 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module);
 // The tiles of its products, as text.
 std::vector<std::string> TilesOf(const PlannedKernel& kernel);
 // How a kernel is compiled.
-Effort EffortFor(const PlannedKernel& kernel, const DimTable& dims);
+Effort EffortFor(const PlannedKernel& kernel, const Target& target, const DimTable& dims);
 // Adds the code of one kernel for one target to `out`.
 absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out);
 

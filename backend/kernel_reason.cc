@@ -81,8 +81,9 @@ std::string ReasonFor(const KernelSpec& spec, const DimTable& dims) {
     return absl::StrCat("attend ", AxesText(axes, dims), " over ", dims.ToString(attend.s),
                         " positions: ", attend.wide ? "queries side by side in lanes" : "each query along its width",
                         ": ", attend.heads, attend.heads == 1 ? " head" : " heads that share keys", " by ", attend.rows,
-                        attend.rows == 1 ? " row" : " rows", " a grain; tiles of ", attend.tile(), " positions; cache ",
-                        Info(attend.k.dtype).name, attend.copies_keys() ? ", keys copied to f32 tile by tile" : "");
+                        attend.rows == 1 ? " row" : " rows", " a grain", attend.weight ? ", which is of one part" : "",
+                        "; tiles of ", attend.tile(), " positions; cache ", Info(attend.k.dtype).name,
+                        attend.copies_keys() ? ", keys copied to f32 tile by tile" : "");
   }
   const RowSpec& row = *spec.row;
   std::vector<std::string> blocks;

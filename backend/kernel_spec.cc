@@ -83,7 +83,7 @@ class SpecBuilder {
     for (OpId id : body_.order()) {
       const OpData& op = body_.op(id);
       if (op.kind() == OpKind::kGemm) gemm = id;
-      if (op.kind() == OpKind::kAttend) attend = id;
+      if (op.def().Has(kAttention)) attend = id;
       if (op.kind() == OpKind::kLoop) loop = id;
       if (op.kind() == OpKind::kKvAppend) append = id;
       moves |= op.kind() == OpKind::kTake || op.kind() == OpKind::kMergeHeads;

@@ -81,13 +81,16 @@ struct GemmSpec {
   int64_t m_block = 48, n_block = 64;  // rows and columns of a grain
 };
 
-// softmax(scale * q k^T, mask) v, a tile of positions at a time: attend_spec.cc says how it is cut.
+// softmax(scale * q k^T, mask) v, a tile of positions at a time: attend_spec.cc says how it is cut. Of attend_parts the
+// same for each part of the positions; of join_parts with scores that are given.
 struct AttendSpec {
-  std::vector<DimExpr> batch;  // the axes of q before its last two
+  std::vector<DimExpr> batch;  // the axes of q before its last two; of attend_parts the parts before them
   DimExpr t, s;                // rows and positions
   int64_t key_width = 0, value_width = 0;
   Access q, k, v, out;              // strides over batch.., then (t,d), (s,d), (s,e), (t,e); the last is 1
   std::optional<Access> pos, mask;  // at most one: positions over batch.., t (causal); bools over batch.., t, s
+  std::optional<Access> weight;     // stored by attend_parts: over batch.., t
+  bool has_scores = false;          // k holds the scores of one row, of width 1, and there is no q
   double scale = 1;
   int64_t heads = 1, rows = 1;  // of a grain: indices of the last batch axis, which share k and v, and rows
   bool wide = false;            // many query rows, side by side in lanes; else few, each along its width
@@ -102,11 +105,11 @@ struct AttendSpec {
   int64_t pitch() const {
     return wide ? kMaxQueries : static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(heads)));
   }
-  // Floats of scratch before each part, and of all: queries, many as [d][32], few as [query][key pitch]; scores
+  // Floats of scratch before each part, and of all: queries, many as [d][32], few as [pitch] rows of key pitch; scores
   // [tile][pitch]; outputs [query][value pitch]; maxima, sums and corrections [queries] each; keys in f32 [tile][key
   // pitch] where they are copied.
   int64_t queries() const { return AlignUp(pitch(), kAlign); }
-  int64_t scores_at() const { return wide ? key_width * kMaxQueries : heads * key_pitch(); }
+  int64_t scores_at() const { return (wide ? key_width : key_pitch()) * pitch(); }
   int64_t outputs_at() const { return scores_at() + tile() * pitch(); }
   int64_t rows_at() const { return outputs_at() + (wide ? kMaxQueries : heads) * value_pitch(); }
   int64_t keys_at() const { return rows_at() + 3 * queries(); }
@@ -139,7 +142,7 @@ struct KernelSpec {
 absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs);
 // The same of a body that is no group.
 absl::StatusOr<KernelSpec> SpecOfOne(const Graph& body, absl::Span<const std::string> packs);
-// The same of a body around one attend.
+// The same of a body around one attend, attend_parts or join_parts.
 absl::StatusOr<KernelSpec> AttendSpecOf(const Graph& body, OpId attend, absl::Span<const std::string> packs);
 // The packing of each argument of a kernel op, as SpecOf wants it.
 std::vector<std::string> PacksOf(const Graph& graph, OpId kernel);

@@ -16,8 +16,11 @@ Vec Polynomial(VectorBuilder& b, Vec x, std::initializer_list<double> coefficien
   return y;
 }
 
-// exp(x) where the result is a normal number.
-Vec NormalExp(VectorBuilder& b, Vec x) {
+// exp(x) = value * 2^n where the result is a normal number; the low bits of `shifted` hold n.
+struct ScaledExp {
+  Vec value, shifted;
+};
+ScaledExp EmitScaledExp(VectorBuilder& b, Vec x) {
   // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2)/2. Adding 1.5 * 2^23 rounds to an integer that sits in the
   // low bits.
   const Vec magic = b.Splat(12582912.0);
@@ -28,7 +31,12 @@ Vec NormalExp(VectorBuilder& b, Vec x) {
   Vec p = Polynomial(
       b, r, {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1});
   p = b.Fma(p, b.Mul(r, r), b.Add(r, b.Splat(1.0)));
-  return b.AddExponent(p, shifted);
+  return {p, shifted};
+}
+
+Vec NormalExp(VectorBuilder& b, Vec x) {
+  const ScaledExp y = EmitScaledExp(b, x);
+  return b.AddExponent(y.value, y.shifted);
 }
 
 }  // namespace
@@ -38,6 +46,13 @@ Vec EmitExp(VectorBuilder& b, Vec x) {
   y = b.Select(b.LessThan(x, b.Splat(-87.33654)), b.Splat(0.0), y);
   y = b.Select(b.LessThan(b.Splat(88.72283), x), b.Splat(kInf), y);
   return b.Select(b.IsNan(x), x, y);  // the exponent arithmetic may have turned its bits into a number
+}
+
+Vec EmitExpBelowZero(VectorBuilder& b, Vec x) {
+  // A product, so that NaN stays one whatever its bits.
+  const ScaledExp y = EmitScaledExp(b, x);
+  const Vec scaled = b.Mul(y.value, b.AddExponent(b.Splat(1.0), y.shifted));
+  return b.Select(b.LessThan(x, b.Splat(-87.33654)), b.Splat(0.0), scaled);
 }
 
 Vec EmitLog(VectorBuilder& b, Vec x) {

@@ -36,9 +36,12 @@ void VisitAccesses(Spec& spec, const Visit& visit) {
     for (auto* access : {&spec.gemm->a, &spec.gemm->b, &spec.gemm->c}) visit(*access);
   }
   if (spec.attend) {
-    for (auto* access : {&spec.attend->q, &spec.attend->k, &spec.attend->v, &spec.attend->out}) visit(*access);
-    if (spec.attend->pos) visit(*spec.attend->pos);
-    if (spec.attend->mask) visit(*spec.attend->mask);
+    auto& attend = *spec.attend;
+    if (!attend.has_scores) visit(attend.q);
+    for (auto* access : {&attend.k, &attend.v, &attend.out}) visit(*access);
+    for (auto* access : {&attend.pos, &attend.mask, &attend.weight}) {
+      if (*access) visit(**access);
+    }
   }
 }
 

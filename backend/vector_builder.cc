@@ -223,6 +223,13 @@ Int VectorBuilder::LoadIndex(DType dtype, Ptr at) {
 Vec VectorBuilder::Load(DType dtype, Ptr at, const Mask* mask) {
   return {s_->Widen(dtype, s_->LoadVector(s_->StorageType(dtype), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr))};
 }
+Vec VectorBuilder::LoadTwice(DType dtype, Ptr at) {
+  const int half = lanes() / 2;
+  llvm::Type* type = FixedVectorType::get(s_->StorageType(dtype), static_cast<unsigned>(half));
+  std::vector<int> twice;
+  for (int i = 0; i < lanes(); ++i) twice.push_back(i % half);
+  return {s_->Widen(dtype, s_->b.CreateShuffleVector(s_->b.CreateAlignedLoad(type, at.v, s_->AlignOf(dtype)), twice))};
+}
 Vec VectorBuilder::LoadSplat(DType dtype, Ptr at) {
   return {s_->SplatOf(s_->Widen(dtype, s_->b.CreateAlignedLoad(s_->StorageType(dtype), at.v, s_->AlignOf(dtype))))};
 }
@@ -398,24 +405,36 @@ Vec VectorBuilder::ReduceAdd(Vec a, int64_t apart) {
 Vec VectorBuilder::ReduceMax(Vec a, int64_t apart) {  // NaN travels as Max has it
   return FoldLanes(s_->b, lanes(), a, apart, [&](Vec x, Vec y) { return Max(x, y); });
 }
-Vec VectorBuilder::ReduceAddRows(std::vector<Vec> rows) {
-  // By halves, too: of two rows, those lanes of the first whose index lacks a bit and those of the second that have it,
-  // and the same with the other half of each, added. A lane's sum is taken in the same order in every row.
-  const int n = lanes();
-  std::vector<int> own(static_cast<size_t>(n)), other(own);
-  for (int half = n / 2; half > 0; half /= 2) {
+Vec VectorBuilder::ReduceAddRows(std::vector<Vec> rows, int64_t set) {
+  // Of each two rows neighbouring lanes are added: the even ones of both, then the odd ones, first within quarters of
+  // 128 bits, where that is one instruction each, then whole quarters. A part's sum is taken in the same order in every
+  // row.
+  constexpr int kQuarter = 4;
+  const int n = lanes(), parts = n / static_cast<int>(rows.size());
+  std::vector<int> even(static_cast<size_t>(n)), odd(even);
+  const auto halve = [&](int unit, int within) {
     for (int i = 0; i < n; ++i) {
-      const int row = (i & half) != 0 ? n : 0;
-      own[static_cast<size_t>(i)] = row + i;
-      other[static_cast<size_t>(i)] = row + (i ^ half);
+      const int block = i / within * within, half = within / 2, at = i % within;
+      const int from = block + at % half / unit * 2 * unit + at % unit;
+      even[static_cast<size_t>(i)] = from + (at >= half ? n : 0);
+      odd[static_cast<size_t>(i)] = even[static_cast<size_t>(i)] + unit;
     }
-    for (int i = 0; i < half; ++i) {
-      Vec& a = rows[static_cast<size_t>(i)];
-      const Vec& b = rows[static_cast<size_t>(i + half)];
-      a = Add(Vec{s_->b.CreateShuffleVector(a.v, b.v, own)}, Vec{s_->b.CreateShuffleVector(a.v, b.v, other)});
+    for (size_t i = 0; 2 * i < rows.size(); ++i) {
+      llvm::Value *const a = rows[2 * i].v, *const b = rows[2 * i + 1].v;
+      rows[i] = Add(Vec{s_->b.CreateShuffleVector(a, b, even)}, Vec{s_->b.CreateShuffleVector(a, b, odd)});
     }
+    rows.resize(rows.size() / 2);
+  };
+  for (int level = 0; level < 2; ++level) halve(1, kQuarter);
+  while (rows.size() > 1) halve(kQuarter, n);
+  // Now of each four rows the first parts, then the second ones.
+  std::vector<int> order(static_cast<size_t>(n));
+  for (int i = 0; i < n; ++i) {
+    const int s = static_cast<int>(set), row = i / (s * parts) * s + i % s, part = i / s % parts;
+    order[static_cast<size_t>(i)] = row / kQuarter * kQuarter * parts + part * kQuarter + row % kQuarter;
   }
-  return rows[0];
+  if (parts == 1 || std::is_sorted(order.begin(), order.end())) return rows[0];
+  return {s_->b.CreateShuffleVector(rows[0].v, order)};
 }
 
 }  // namespace sinter

@@ -89,6 +89,7 @@ class VectorBuilder {
   Int LoadIndex(DType dtype, Ptr at);            // i32 or i64, widened
   Vec Load(DType dtype, Ptr at, const Mask* mask = nullptr);
   Vec LoadSplat(DType dtype, Ptr at);
+  Vec LoadTwice(DType dtype, Ptr at);  // as many elements as half the lanes, and the same again
   // Of q8_0: elements from `first` on of a block that they do not leave; all lanes of a block, rounded as Encode does.
   Vec LoadOfBlock(Ptr block, Int first);
   void StoreBlock(DType dtype, Ptr block, const std::vector<Vec>& values);  // q8_0 or q8_r
@@ -162,8 +163,9 @@ class VectorBuilder {
   // Over the lanes that lie a multiple of `apart`, a power of two, from each lane; with 1 over all of them.
   Vec ReduceAdd(Vec a, int64_t apart);
   Vec ReduceMax(Vec a, int64_t apart = 1);
-  // Lane i is the sum of the lanes of rows[i]; there are as many rows as lanes.
-  Vec ReduceAddRows(std::vector<Vec> rows);
+  // The sums of the parts of rows: n rows have lanes / n parts each, of n lanes, n a power of two from 4. They stand in
+  // this order: of `set` rows, a power of two, their first parts, then their second ones; then those of the next rows.
+  Vec ReduceAddRows(std::vector<Vec> rows, int64_t set = 1);
 
  private:
   // Whether sums of products of bytes are kept as two 16-bit halves: four bits by eight, eight times, fit.

@@ -6,8 +6,10 @@
 // BM_Cached: the same over a cache that the CPU's second level holds: the arithmetic alone.
 // BM_Context: one row through all layers of a model after 1,900 positions and after 16, in turn; added_us, by how much
 // the first takes longer (median of the pairs), and read_us, how long reading the bytes takes by which they differ.
-// BM_Prefill: many rows at once, the last of `context` positions; gflops of the products that the mask leaves, and
-// limit, the percentage of the FMA peak of as many threads.
+// BM_Split: one row over a context of 4,000 with few groups of heads, as it is and without split-context, in turn;
+// gain, how many times as fast the split makes it (median of the pairs). BM_Prefill: many rows at once, the last of
+// `context` positions; gflops of the products that the mask leaves, and limit, the percentage of the FMA peak of as
+// many threads.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
@@ -32,14 +34,22 @@ struct Shape {
   const char* cache;            // element type
   int64_t layers;
 
+  bool HasBlocks() const { return std::string(cache) == "q8_0"; }
   int64_t BytesOf(int64_t positions) const {  // of keys and values in one layer
-    return 2 * groups * positions * head * (std::string(cache) == "f16" ? 2 : 4);
+    const DTypeInfo& info = Info(*ParseDType(cache));
+    return 2 * groups * positions * head / info.block_elems * info.block_bytes;
   }
 };
 constexpr Shape kShapes[] = {
     {"tinyllama-1.1b", 4, 8, 64, "f16", 22},
     {"gpt2-124m", 12, 1, 64, "f32", 12},
     {"llama-1b", 8, 4, 64, "f16", 16},
+    {"tinyllama-1.1b", 4, 8, 64, "q8_0", 22},
+};
+constexpr Shape kFewGroups[] = {
+    {"one-group", 1, 8, 64, "f16", 1},
+    {"three-groups", 3, 8, 64, "f16", 1},
+    {"four-groups", 4, 8, 64, "f16", 1},
 };
 
 // Rows `rows`, the last of `positions`, through so many layers; each reads its own cache, which holds `capacity`.
@@ -51,7 +61,13 @@ std::string TextOf(const Shape& shape, int64_t rows, int64_t positions, int64_t 
     absl::StrAppend(&results, ", %c", i);
     if (i > 0) absl::StrAppend(&body, "    %q", i, " = heads %y", i - 1, " {groups=$G} : f32[$G,$Q,$T,$D]\n");
     absl::StrAppend(&body, "    %k", i, ", %v", i, " = kv_view %c", i, " {len=$S} : $E[$G,$S,$D], $E[$G,$S,$D]\n");
-    absl::StrAppend(&body, "    %o", i, " = attend %q", i, ", %k", i, ", %v", i,
+    const std::string of = absl::StrCat(i, shape.HasBlocks() ? "f" : "");  // as floats
+    if (shape.HasBlocks()) {
+      for (const char* what : {"k", "v"}) {
+        absl::StrAppend(&body, "    %", what, of, " = dequantize %", what, i, " : f32[$G,$S,$D]\n");
+      }
+    }
+    absl::StrAppend(&body, "    %o", i, " = attend %q", i, ", %k", of, ", %v", of,
                     ", %m {scale=0.125} : f32[$G,$Q,$T,$D]\n    %y", i, " = merge_heads %o", i, " : f32[$T,$A]\n");
   }
   const auto n = [](int64_t value) { return absl::StrCat(value); };
@@ -73,8 +89,10 @@ absl::StatusOr<double> TimeOfRun(CompiledText& compiled, double seconds) {
   return SecondsOfRun([&] { return compiled.Run(); }, seconds);
 }
 
-absl::StatusOr<std::unique_ptr<CompiledText>> Compiled(const std::string& text, int64_t positions, int threads) {
-  SINTER_ASSIGN_OR_RETURN(auto compiled, CompiledText::Make(text, {.threads = threads, .positions = positions}));
+absl::StatusOr<std::unique_ptr<CompiledText>> Compiled(const std::string& text, int64_t positions, int threads,
+                                                       const char* without = "") {
+  SINTER_ASSIGN_OR_RETURN(auto compiled,
+                          CompiledText::Make(text, {.without = without, .threads = threads, .positions = positions}));
   SINTER_RETURN_IF_ERROR(TimeOfRun(*compiled, kWarmSeconds).status());
   for (float value : compiled->result()) {
     // Values are within -1 and 1, and so is every mean of them.
@@ -94,6 +112,22 @@ absl::Status DecodeRow(benchmark::State& state, const Shape& shape, int64_t posi
   }
   state.counters["gbs"] = bytes / MedianOf(times) / 1e9;
   state.counters["limit"] = MedianOf(percents);
+  return absl::OkStatus();
+}
+
+absl::Status SplitGain(benchmark::State& state, const Shape& shape, int threads) {
+  constexpr int64_t kPositions = 4000;
+  const std::string text = TextOf(shape, 1, kPositions, kPositions, shape.layers);
+  SINTER_ASSIGN_OR_RETURN(const auto split, Compiled(text, kPositions, threads));
+  SINTER_ASSIGN_OR_RETURN(const auto whole, Compiled(text, kPositions, threads, "split-context"));
+  std::vector<double> gains;
+  for (auto _ : state) {
+    SINTER_ASSIGN_OR_RETURN(const double without, TimeOfRun(*whole, kRunSeconds));
+    SINTER_ASSIGN_OR_RETURN(const double with, TimeOfRun(*split, kRunSeconds));
+    state.SetIterationTime(with);
+    gains.push_back(without / with);
+  }
+  state.counters["gain"] = MedianOf(gains);
   return absl::OkStatus();
 }
 
@@ -153,6 +187,10 @@ void Register(const std::string& name, int threads, const Measure& measure) {
 int main(int argc, char** argv) {
   using sinter::Shape;
   for (int threads = 1; threads <= 2; ++threads) {
+    for (const Shape& shape : sinter::kFewGroups) {
+      sinter::Register(absl::StrCat("BM_Split/", shape.name, "/", shape.cache), threads,
+                       [&shape](benchmark::State& state, int n) { return sinter::SplitGain(state, shape, n); });
+    }
     for (const Shape& shape : sinter::kShapes) {
       // Some 100 MB of keys and values.
       const int64_t positions = (int64_t{100} << 20) / shape.BytesOf(1) / 1024 * 1024;

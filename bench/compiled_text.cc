@@ -106,6 +106,14 @@ void FillState(const LoadedState& state, uint8_t* data) {
   const auto value = [](int64_t i) { return static_cast<float>(i * 31 % 127) / 63.5f - 1; };
   if (state.dtype == "f32") {
     for (int64_t i = 0; i < state.bytes / 4; ++i) reinterpret_cast<float*>(data)[i] = value(i);
+  } else if (state.dtype == "q8_0") {  // blocks of an f16 scale and 32 integers
+    constexpr int64_t kBlock = 34, kScale = 2;
+    const auto scale = static_cast<uint16_t>(_cvtss_sh(1.0f / 127, _MM_FROUND_TO_NEAREST_INT));
+    for (int64_t i = 0; i < state.bytes; i += kBlock) {
+      std::memcpy(data + i, &scale, sizeof(scale));
+      for (int64_t j = kScale; j < kBlock; ++j)
+        data[i + j] = static_cast<uint8_t>(static_cast<int8_t>(127 * value(i + j)));
+    }
   } else {  // f16
     for (int64_t i = 0; i < state.bytes / 2; ++i) {
       reinterpret_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(_cvtss_sh(value(i), _MM_FROUND_TO_NEAREST_INT));

@@ -11,9 +11,9 @@ struct TraitRow {
   Trait trait;
   absl::string_view name;
 };
-constexpr TraitRow kTraits[] = {{kElementwise, "elementwise"}, {kCommutative, "commutative"},
-                                {kReduce, "reduce"},           {kView, "view"},
-                                {kSource, "source"},           {kDeclared, "declared"}};
+constexpr TraitRow kTraits[] = {
+    {kElementwise, "elementwise"}, {kCommutative, "commutative"}, {kReduce, "reduce"},      {kView, "view"},
+    {kSource, "source"},           {kDeclared, "declared"},       {kAttention, "attention"}};
 
 // By Legal.
 constexpr absl::string_view kLegal[] = {"graph stage and bodies", "kernels and planned stages", "every stage"};

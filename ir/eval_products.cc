@@ -5,8 +5,10 @@
 #include <optional>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/checked.h"
 #include "base/status.h"
 #include "ir/eval_internal.h"
 
@@ -157,37 +159,85 @@ absl::Status Eval(const ops::Gemm& op, EvalContext& ctx) {
   return absl::OkStatus();
 }
 
-absl::Status Eval(const ops::Attend& op, EvalContext& ctx) {
+namespace {
+
+// Attention of one row over positions first .. end: the values into `out`, and the logarithm of the sum of exp(score).
+// score(s) is nullopt where a position is masked; a score of -inf masks, too.
+double AttendRow(int64_t first, int64_t end, absl::FunctionRef<std::optional<double>(int64_t)> score,
+                 absl::FunctionRef<double(int64_t s, int64_t e)> value, absl::Span<double> out) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  std::vector<double> p;
+  double max = -kInf, sum = 0;
+  for (int64_t s = first; s < end; ++s) {
+    p.push_back(score(s).value_or(-kInf));
+    if (std::isnan(p.back()) || p.back() > max) max = p.back();  // a NaN stays
+  }
+  std::fill(out.begin(), out.end(), 0.0);
+  if (max == -kInf) return -kInf;
+  for (int64_t s = first; s < end; ++s) {
+    const double weight = std::exp(p[static_cast<size_t>(s - first)] - max);
+    sum += weight;
+    for (size_t e = 0; e < out.size() && weight != 0; ++e) out[e] += weight * value(s, static_cast<int64_t>(e));
+  }
+  for (double& o : out) o /= sum;
+  return max + std::log(sum);
+}
+
+// Over parts of `length` positions: [..,T,parts,E] into the first result, and the logarithms into the second if there
+// is one.
+template <typename Op>
+absl::Status EvalAttention(const Op& op, int64_t parts, int64_t length, EvalContext& ctx) {
   const Matrix q(ctx.tensor(op.q), false), k(ctx.tensor(op.k), false), v(ctx.tensor(op.v), false);
   std::vector<int64_t> shape = ctx.tensor(op.q).dims;
   shape.back() = k.rows;
   std::optional<Broadcasted> mask;
   if (op.mask.valid()) mask.emplace(ctx.tensor(op.mask), shape);
-  double* out = ctx.results[0].values.data();
-  std::vector<double> p(static_cast<size_t>(k.rows));
+  size_t row = 0;
   for (int64_t batch = 0, batches = Product(q.batch()); batch < batches; ++batch) {
     const int64_t keys = k.Serving(batch, q.batch()), values = v.Serving(batch, q.batch());
-    for (int64_t t = 0; t < q.rows; ++t, out += v.cols) {
-      const auto seen = [&](int64_t s) { return !mask || (*mask)[(batch * q.rows + t) * k.rows + s] != 0; };
-      double max = -std::numeric_limits<double>::infinity(), sum = 0;
-      for (int64_t s = 0; s < k.rows; ++s) {
-        if (!seen(s)) continue;
+    for (int64_t t = 0; t < q.rows; ++t) {
+      const auto score = [&](int64_t s) -> std::optional<double> {
+        if (mask && (*mask)[(batch * q.rows + t) * k.rows + s] == 0) return std::nullopt;
         double dot = 0;
         for (int64_t d = 0; d < k.cols; ++d) dot += q.At(batch, t, d) * k.At(keys, s, d);
-        double& score = p[static_cast<size_t>(s)] = op.scale * dot;
-        if (std::isnan(score) || score > max) max = score;  // a NaN stays
+        return op.scale * dot;
+      };
+      const auto value = [&](int64_t s, int64_t e) { return v.At(values, s, e); };
+      for (int64_t part = 0; part < parts; ++part, ++row) {
+        const int64_t first = std::min(part * length, k.rows), end = std::min(first + length, k.rows);
+        const auto width = static_cast<size_t>(v.cols);
+        const absl::Span<double> out = absl::MakeSpan(ctx.results[0].values).subspan(row * width, width);
+        const double weight = AttendRow(first, end, score, value, out);
+        if (ctx.results.size() > 1) ctx.results[1].values[row] = weight;
       }
-      std::fill(out, out + v.cols, 0.0);
-      if (max == -std::numeric_limits<double>::infinity()) continue;
-      for (int64_t s = 0; s < k.rows; ++s) {
-        if (!seen(s)) continue;
-        const double weight = std::exp(p[static_cast<size_t>(s)] - max);
-        sum += weight;
-        // A score of -inf masks, too.
-        for (int64_t e = 0; e < v.cols && weight != 0; ++e) out[e] += weight * v.At(values, s, e);
-      }
-      for (int64_t e = 0; e < v.cols; ++e) out[e] /= sum;
     }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Eval(const ops::Attend& op, EvalContext& ctx) {
+  return EvalAttention(op, 1, std::numeric_limits<int32_t>::max(), ctx);
+}
+
+absl::Status Eval(const ops::AttendParts& op, EvalContext& ctx) {
+  const Tensor& k = ctx.tensor(op.k);
+  const int64_t positions = k.dims[k.dims.size() - 2];
+  return EvalAttention(op, op.parts, kPartStep * CeilDiv(positions, kPartStep * op.parts), ctx);
+}
+
+absl::Status Eval(const ops::JoinParts& op, EvalContext& ctx) {
+  const Tensor &x = ctx.tensor(op.x), &weight = ctx.tensor(op.weight);
+  const int64_t parts = weight.dims.back(), width = x.dims.back();
+  std::vector<double>& out = ctx.results[0].values;
+  for (int64_t row = 0; row < weight.elems() / parts; ++row) {
+    const auto value = [&](int64_t p, int64_t e) {
+      return x.values[static_cast<size_t>((row * parts + p) * width + e)];
+    };
+    AttendRow(
+        0, parts, [&](int64_t p) { return weight.values[static_cast<size_t>(row * parts + p)]; }, value,
+        absl::MakeSpan(out).subspan(static_cast<size_t>(row * width), static_cast<size_t>(width)));
   }
   return absl::OkStatus();
 }

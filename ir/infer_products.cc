@@ -92,7 +92,7 @@ absl::Status CheckBatch(const InferContext& ctx, int first, ValueId a, ValueId b
 }
 
 // Wider heads than any model's; kernels keep some rows of them at hand.
-constexpr int64_t kMaxHeadWidth = 4096;
+constexpr int64_t kMaxHeadWidth = 4096, kMaxParts = 256;
 bool IsHeadWidth(const DimExpr& dim) { return dim.is_const() && dim.constant() <= kMaxHeadWidth; }
 
 }  // namespace
@@ -164,7 +164,11 @@ absl::Status Infer(const ops::Gemm& op, InferContext& ctx) {
   return absl::OkStatus();
 }
 
-absl::Status Infer(const ops::Attend& op, InferContext& ctx) {
+namespace {
+
+// Checks the operands of attention (attend, attend_parts) and gives the dims of its values: [..,T,E].
+template <typename Op>
+absl::StatusOr<Dims> AttendedDims(const Op& op, const InferContext& ctx) {
   const Type &q = ctx.type(op.q), &k = ctx.type(op.k), &v = ctx.type(op.v);
   if (q.rank() < 2 || k.rank() < 2 || v.rank() < 2) {
     return Fail(ctx, 1, "expected two axes or more; found ", Show(ctx, op.q), ", ", Show(ctx, op.k), " and ",
@@ -197,8 +201,48 @@ absl::Status Infer(const ops::Attend& op, InferContext& ctx) {
                   Show(ctx, op.mask));
     }
   }
-  Type result = q;
-  result.dims.back() = width;
+  Dims result = q.dims;
+  result.back() = width;
+  return result;
+}
+
+}  // namespace
+
+absl::Status Infer(const ops::Attend& op, InferContext& ctx) {
+  SINTER_ASSIGN_OR_RETURN(Dims dims, AttendedDims(op, ctx));
+  ctx.results.push_back({DType::kF32, std::move(dims)});
+  return absl::OkStatus();
+}
+
+absl::Status Infer(const ops::AttendParts& op, InferContext& ctx) {
+  SINTER_ASSIGN_OR_RETURN(Dims dims, AttendedDims(op, ctx));
+  if (op.parts < 2 || op.parts > kMaxParts) {
+    return Fail(ctx, 10, "expected 2 to ", kMaxParts, " parts; found ", op.parts);
+  }
+  if (static_cast<int64_t>(dims.size()) >= kMaxRank) {
+    return Fail(ctx, 11, "expected less than ", kMaxRank, " axes; found ", Show(ctx, op.q));
+  }
+  dims.insert(dims.end() - 1, op.parts);
+  const DimExpr width = dims.back();
+  dims.pop_back();
+  ctx.results.push_back({DType::kF32, dims});
+  ctx.results.push_back({DType::kF32, dims});
+  ctx.results[0].dims.push_back(width);
+  return absl::OkStatus();
+}
+
+absl::Status Infer(const ops::JoinParts& op, InferContext& ctx) {
+  const Type &x = ctx.type(op.x), &weight = ctx.type(op.weight);
+  if (x.dtype != DType::kF32 || weight.dtype != DType::kF32 || x.rank() < 2 || !IsHeadWidth(x.dims.back())) {
+    return Fail(ctx, 1, "expected f32 of two axes or more, the last of a fixed size of at most ", kMaxHeadWidth,
+                "; found ", Show(ctx, op.x), " and ", Show(ctx, op.weight));
+  }
+  Type result = x;
+  result.dims.pop_back();
+  if (result.dims != weight.dims) {
+    return Fail(ctx, 2, "expected a weight for each row of x; found ", Show(ctx, op.x), " and ", Show(ctx, op.weight));
+  }
+  result.dims.back() = x.dims.back();
   ctx.results.push_back(std::move(result));
   return absl::OkStatus();
 }

@@ -35,6 +35,10 @@ using Attr = std::variant<int64_t, double, bool, std::string, DimExpr, GraphRef,
 
 enum class OperandClass : uint8_t { kAny, kFloat, kInt, kNumber, kBool, kState };
 
+// attend_parts cuts positions into parts that begin at multiples of this: one part is
+// kPartStep * ceil(positions / (kPartStep * parts)) of them.
+inline constexpr int64_t kPartStep = 32;
+
 enum Trait : uint32_t {
   kNoTrait = 0,
   kElementwise = 1,
@@ -43,6 +47,7 @@ enum Trait : uint32_t {
   kView = 8,
   kSource = 16,
   kDeclared = 32,
+  kAttention = 64,
 };
 
 enum class Stage : uint8_t { kGraph, kKernels, kPlanned };

@@ -97,8 +97,9 @@ class Selector {
     if (!id_is(id, OpKind::kCausalMask)) return false;
     const ValueId mask = graph_.op(id).results[0];
     const auto& uses = graph_.value(mask).uses;
-    return !graph_.IsResult(mask) &&
-           std::all_of(uses.begin(), uses.end(), [&](const Use& use) { return id_is(use.op, OpKind::kAttend); });
+    return !graph_.IsResult(mask) && std::all_of(uses.begin(), uses.end(), [&](const Use& use) {
+      return graph_.op(use.op).def().Has(kAttention);
+    });
   }
 
   // Brings a value of the entry into the body: constants, affine views and causal masks of attention are cloned, all
@@ -261,11 +262,14 @@ class Selector {
   }
 
   // Rows of attention whose elements are not neighbours are copied first.
-  absl::Status ImportAttend(Body& body, const ops::Attend& attend, OpId id) {
-    for (ValueId v : {attend.q, attend.k, attend.v, attend.mask}) {
+  absl::Status ImportAttend(Body& body, OpId id) {
+    const auto operands = graph_.op(id).fields.operands;
+    const size_t mask = 3;  // where there is one
+    for (size_t i = 0; i < operands.size(); ++i) {
+      const ValueId v = operands[i];
       if (!v.valid()) continue;
       const std::optional<View> view = ResolveView(graph_, v);
-      const bool bools = v == attend.mask && view && view->strides.back() == DimExpr(0);
+      const bool bools = i == mask && view && view->strides.back() == DimExpr(0);
       if (!view || view->strides.back().is_one() || graph_.type(v).dims.back().is_one() || bools) {
         SINTER_RETURN_IF_ERROR(Import(body, v, id));
         continue;
@@ -325,9 +329,10 @@ class Selector {
   std::vector<OpId> Stores(OpId id) const {
     const OpKind kind = graph_.op(id).kind();
     std::vector<OpId> stores;
-    if (kind == OpKind::kAttend) stores.push_back(OnlyUse(graph_.op(id).results[0], OpKind::kMergeHeads));
+    const bool attends = kind == OpKind::kAttend || kind == OpKind::kJoinParts;
+    if (attends) stores.push_back(OnlyUse(graph_.op(id).results[0], OpKind::kMergeHeads));
     if (!stores.empty() && !stores[0].valid()) stores.clear();
-    if (kind != OpKind::kAttend && kind != OpKind::kRmsNorm && kind != OpKind::kLayerNorm) return stores;
+    if (!attends && kind != OpKind::kRmsNorm && kind != OpKind::kLayerNorm) return stores;
     const OpId last = stores.empty() ? id : stores[0];
     const OpId quantize = OnlyUse(graph_.op(last).results[0], OpKind::kQuantize);
     if (quantize.valid() && CanQuantize(kind, id)) stores.push_back(quantize);
@@ -340,7 +345,7 @@ class Selector {
 
   // Attention stores head by head, in whole blocks.
   bool CanQuantize(OpKind kind, OpId id) const {
-    return kind != OpKind::kAttend ||
+    return (kind != OpKind::kAttend && kind != OpKind::kJoinParts) ||
            !graph_.type(graph_.op(id).results[0]).dims.back().DivideExactly(Info(DType::kQ8_R).block_elems).poisoned();
   }
 
@@ -349,8 +354,8 @@ class Selector {
     Body body = NewBody(op.def().name);
     if (auto gemm = graph_.As<ops::Gemm>(id)) {
       SINTER_RETURN_IF_ERROR(ImportGemm(body, *gemm, id));
-    } else if (auto attend = graph_.As<ops::Attend>(id)) {
-      SINTER_RETURN_IF_ERROR(ImportAttend(body, *attend, id));
+    } else if (op.def().Has(kAttention)) {
+      SINTER_RETURN_IF_ERROR(ImportAttend(body, id));
     } else if (auto dequantize = graph_.As<ops::Dequantize>(id)) {
       SINTER_RETURN_IF_ERROR(ImportBlocks(body, dequantize->x, id));
     } else {

@@ -321,6 +321,21 @@ TEST_F(InferTest, Attend) {
   Refuse("attend-c9", ops::Attend{.q = q, .k = k, .v = v, .mask = Param({kBool, {9, 4, 3, T, P + T}})});
 }
 
+TEST_F(InferTest, Parts) {
+  const ValueId q = F({4, 3, T, 64}), k = F({4, P + T, 64}), v = Param({kF16, {4, P + T, 48}}), x = F({T, 64});
+  EXPECT_EQ(Accept(ops::AttendParts{.q = q, .k = k, .v = v, .parts = 256}), (Type{kF32, {4, 3, T, 256, 48}}));
+  EXPECT_EQ(Accept(ops::AttendParts{.q = x, .k = x, .v = F({T, 9})}), (Type{kF32, {T, 2, 9}}));
+  Refuse("attend_parts-c7", ops::AttendParts{.q = q, .k = k, .v = F({4, T, 64})});
+  Refuse("attend_parts-c10", ops::AttendParts{.q = x, .k = x, .v = x, .parts = 1});
+  Refuse("attend_parts-c10", ops::AttendParts{.q = x, .k = x, .v = x, .parts = 257});
+  Refuse("attend_parts-c11", ops::AttendParts{.q = F({1, 1, 1, 1, 1, 1, T, 64}), .k = x, .v = x});
+  EXPECT_EQ(Accept(ops::JoinParts{.x = F({4, T, 9, 48}), .weight = F({4, T, 9})}), (Type{kF32, {4, T, 48}}));
+  Refuse("join_parts-c1", ops::JoinParts{.x = F({64}), .weight = F({64})});
+  Refuse("join_parts-c1", ops::JoinParts{.x = F({9, T}), .weight = F({9})});
+  Refuse("join_parts-c1", ops::JoinParts{.x = F({9, 8}), .weight = Param({kF16, {9}})});
+  Refuse("join_parts-c2", ops::JoinParts{.x = F({T, 9, 8}), .weight = F({T, 8})});
+}
+
 TEST_F(InferTest, Gemm) {
   const ValueId x = F({T, 64}), w = F({64, 9}), wt = F({9, 64});
   EXPECT_EQ(Accept(ops::Gemm{.a = x, .b = w}), (Type{kF32, {T, 9}}));

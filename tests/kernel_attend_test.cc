@@ -27,6 +27,7 @@ struct Case {
   int64_t groups = 1, heads = 1, width = 8, value_width = 8;
   std::string rows = "T", cache = "f32", mask = "";  // mask: "", "causal", or its dims
   std::string scale = "0.3";
+  int64_t parts = 0;  // of the positions, joined then; 0: not cut
 };
 
 std::string Attend(const Case& c) {
@@ -38,8 +39,15 @@ std::string Attend(const Case& c) {
   std::string text = absl::StrCat("(%q: ", q, ", %k: ", k, ", %v: ", v);
   if (causal) absl::StrAppend(&text, ", %pos: i32[", c.rows, "]");
   if (!causal && !c.mask.empty()) absl::StrAppend(&text, ", %m: bool[", c.mask, "]");
-  absl::StrAppend(&text, ") -> (", y, ") {\n");
+  const std::string rows = absl::StrCat("f32[", c.groups, ",", c.heads, ",", c.rows, ",", c.parts),
+                    each = absl::StrCat(rows, ",", c.value_width, "], ", rows, "]");
+  absl::StrAppend(&text, ") -> (", y, c.parts > 0 ? absl::StrCat(", ", each) : "", ") {\n");
   if (causal) absl::StrAppend(&text, "  %m = causal_mask %pos {len=S} : bool[", c.rows, ",S]\n");
+  if (c.parts > 0) {
+    absl::StrAppend(&text, "  %x, %w = attend_parts %q, %k, %v", c.mask.empty() ? "" : ", %m", " {scale=", c.scale,
+                    ", parts=", c.parts, "} : ", each, "\n  %y = join_parts %x, %w : ", y, "\n  return %y, %x, %w\n}");
+    return text;
+  }
   absl::StrAppend(&text, "  %y = attend %q, %k, %v", c.mask.empty() ? "" : ", %m", " {scale=", c.scale, "} : ", y,
                   "\n  return %y\n}");
   return text;
@@ -174,6 +182,49 @@ TEST_P(AttendKernels, MasksThatAreData) {
   Check(suite);
 }
 
+// Parts of the positions around where they begin, some of them empty, short or masked off; and their join.
+TEST_P(AttendKernels, PartsOfTheContext) {
+  KernelSuite suite(kDims);
+  std::vector<KernelRun> causal, one_row, data = Sizes({{1, 1}, {3, 64}, {2, 65}, {1, 129}, {4, 400}});
+  for (const int64_t s : {1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 161, 256, 257, 400}) {
+    for (const int64_t before : {int64_t{1}, s / 3, s + 1}) {  // from the end: the last one, the middle, nothing
+      KernelRun run{.dims = {{"T", 1}, {"S", s}}, .args = {}};
+      Tensor pos = Tensor::Zeros(DType::kI32, {1});
+      pos.values[0] = static_cast<double>(s - before);
+      run.args[3] = pos;
+      one_row.push_back(run);
+      run.dims["T"] = 3;
+      run.args[3] = Tensor::Zeros(DType::kI32, {3});
+      run.args[3].values = {0, pos.values[0], static_cast<double>(s - 1)};
+      causal.push_back(run);
+    }
+  }
+  for (const int64_t parts : {2, 3, 4, 16}) {
+    for (const int64_t heads : {1, 3, 8, 9}) {
+      Case c{.groups = 2, .heads = heads, .width = 16, .value_width = 20, .rows = "1", .parts = parts};
+      suite.Add(Attend(c), Sizes({{1, 1}, {1, 64}, {1, 65}, {1, 257}, {1, 400}}), {}, "attend attend");
+      c.mask = "causal";
+      suite.Add(Attend(c), one_row, {}, "attend attend");
+      c.rows = "T";
+      suite.Add(Attend(c), causal, {}, "attend attend");
+      c.mask = "T,S";
+      suite.Add(Attend(c), data, {}, "attend attend");
+    }
+  }
+  for (const char* cache : {"f16", "bf16"}) {
+    suite.Add(Attend({.groups = 1,
+                      .heads = 8,
+                      .width = 64,
+                      .value_width = 64,
+                      .rows = "1",
+                      .cache = cache,
+                      .mask = "causal",
+                      .parts = 4}),
+              one_row, {}, "attend attend");
+  }
+  Check(suite);
+}
+
 // Keys and values of positions that are masked are not looked at: NaN there changes nothing. What is seen, is.
 TEST_P(AttendKernels, MaskedPositionsMayHoldAnything) {
   KernelSuite suite(kDims);
@@ -203,6 +254,8 @@ TEST_P(AttendKernels, MaskedPositionsMayHoldAnything) {
     }
     suite.Add(Attend({.rows = rows, .mask = "causal"}), causal, {}, "attend");
     suite.Add(Attend({.rows = rows, .mask = absl::StrCat(rows, ",S")}), data, {}, "attend");
+    suite.Add(Attend({.rows = rows, .mask = "causal", .parts = 2}), causal, {}, "attend attend");
+    suite.Add(Attend({.rows = rows, .mask = absl::StrCat(rows, ",S"), .parts = 2}), data, {}, "attend attend");
   }
   Check(suite);
 }

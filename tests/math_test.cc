@@ -102,12 +102,17 @@ class MathTest : public testing::TestWithParam<Target> {
 };
 
 constexpr Function kExp = {"exp", EmitExp, [](double x) { return std::exp(x); }, 2};
+constexpr Function kExpBelowZero = {"exp below zero", EmitExpBelowZero, [](double x) { return std::exp(x); }, 2};
 constexpr Function kLog = {"log", EmitLog, [](double x) { return std::log(x); }, 2};
 constexpr Function kTanh = {"tanh", EmitTanh, [](double x) { return std::tanh(x); }, 2};
 constexpr Function kErf = {"erf", EmitErf, [](double x) { return std::erf(x); }, 3};
 
 TEST_P(MathTest, ExpOverItsRange) {
   Sweep(kExp, [](float, double y) { return y >= FLT_MIN && y <= FLT_MAX; });
+}
+
+TEST_P(MathTest, ExpBelowZeroOverItsRange) {
+  Sweep(kExpBelowZero, [](float x, double y) { return x <= 0 && y >= FLT_MIN; });
 }
 
 TEST_P(MathTest, LogOverItsRange) {
@@ -143,6 +148,18 @@ TEST_P(MathTest, SpecialValuesOfExp) {
   EXPECT_GE(exp(-87.33654f), FLT_MIN);
   EXPECT_EQ(exp(-87.3366f), 0);
   EXPECT_EQ(exp(-100.0f), 0);
+}
+
+TEST_P(MathTest, SpecialValuesOfExpBelowZero) {
+  const Compiled exp(kExpBelowZero, GetParam());
+  EXPECT_EQ(exp(0.0f), 1);
+  EXPECT_EQ(exp(-0.0f), 1);
+  EXPECT_EQ(exp(-FLT_TRUE_MIN), 1);
+  EXPECT_GE(exp(-87.33654f), FLT_MIN);
+  for (float x : {-87.3366f, -100.0f, -1e30f, -FLT_MAX, -kInf}) EXPECT_EQ(exp(x), 0) << x;
+  for (uint32_t bits : {0x7fc00000u, 0xffc00000u, 0x7fc00001u, 0x7fc000ffu, 0xffffffffu, 0x7fc00100u}) {
+    EXPECT_TRUE(std::isnan(exp(FromBits(bits)))) << bits;
+  }
 }
 
 TEST_P(MathTest, SpecialValuesOfLog) {

@@ -118,6 +118,16 @@ void CompleteAttend(GraphDrawer& draw, OpFields& fields) {
   fields.operands[3] = draw.Mask(scores);
 }
 
+// A weight for each row of x.
+void CompleteJoinParts(GraphDrawer& draw, OpFields& fields) {
+  ValueId &x = fields.operands[0], &weight = fields.operands[1];
+  if (!x.valid()) x = draw.AnyFloat(2);
+  if (!x.valid() || weight.valid() || draw.type(x).rank() < 2) return;
+  Type type = draw.type(x);
+  type.dims.pop_back();
+  weight = draw.Like(type);
+}
+
 void CompleteDequantize(GraphDrawer& draw, OpFields& fields) {
   const DType dtype = draw.dice().Chance(50) ? DType::kQ8_0 : DType::kQ4_0;
   if (!fields.operands[0].valid()) {
@@ -164,10 +174,11 @@ struct Completion {
   void (*complete)(GraphDrawer&, OpFields&);
 };
 
-constexpr Completion kCompletions[] = {{"gemm", CompleteGemm},       {"attend", CompleteAttend},
-                                       {"convert", CompleteConvert}, {"dequantize", CompleteDequantize},
-                                       {"heads", CompleteHeads},     {"rope", CompleteRope},
-                                       {"repeat", CompleteRepeat}};
+constexpr Completion kCompletions[] = {{"gemm", CompleteGemm},           {"attend", CompleteAttend},
+                                       {"convert", CompleteConvert},     {"dequantize", CompleteDequantize},
+                                       {"heads", CompleteHeads},         {"rope", CompleteRope},
+                                       {"repeat", CompleteRepeat},       {"attend_parts", CompleteAttend},
+                                       {"join_parts", CompleteJoinParts}};
 
 }  // namespace
 

@@ -290,10 +290,12 @@ ValueId DrawKvAppend(GraphDrawer& draw) {
       ops::KvView{.cache = cache, .len = dice.Chance(80) ? draw.seen() : DimExpr(dice.Between(1, draw.positions()))});
 }
 
+template <OpKind kKind>
 ValueId DrawAttend(GraphDrawer& draw) {
-  OpFields fields = Defaults(*ParseOpKind("attend"));
+  OpFields fields = Defaults(kKind);
   for (Attr& attr : fields.attrs) {
     if (auto* scale = std::get_if<double>(&attr)) *scale = static_cast<double>(draw.dice().Between(1, 4)) / 4;
+    if (auto* parts = std::get_if<int64_t>(&attr)) *parts = draw.dice().Between(2, 5);
   }
   CompleteOperands(draw, fields);
   return draw.AddFields(fields);
@@ -322,7 +324,8 @@ constexpr Recipe kRecipes[] = {
     {"rms_norm", DrawRmsNorm},
     {"loop", DrawLoop},
     {"gemm", DrawGemm},
-    {"attend", DrawAttend},
+    {"attend", DrawAttend<OpKind::kAttend>},
+    {"attend_parts", DrawAttend<OpKind::kAttendParts>},
     {"heads", DrawHeads},
     {"slice", DrawSlice},
     {"reshape", DrawReshape},

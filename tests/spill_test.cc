@@ -115,7 +115,7 @@ std::set<std::string> CheckKernels(Module& module, absl::string_view passes, con
     Emitted emitted;
     const absl::Status status = EmitKernel(kernel, target, module.dims, emitted);
     EXPECT_TRUE(status.ok()) << status;
-    const auto assembly = CompileToAssembly(emitted, target, EffortFor(kernel, module.dims));
+    const auto assembly = CompileToAssembly(emitted, target, EffortFor(kernel, target, module.dims));
     EXPECT_TRUE(assembly.ok()) << assembly.status();
     if (!assembly.ok()) return families;
     vectorized += absl::StrContains(*assembly, "%ymm") || absl::StrContains(*assembly, "%zmm");
@@ -152,12 +152,19 @@ TEST(AttentionSpills, None) {
                             state = absl::StrCat("state<", cache, "[2,2,64,", width, "]>"),
                             rows = absl::StrCat(cache, "[2,P+T,", width, "]");
           const bool causal = width != 48;
+          const std::string of_parts = absl::StrCat("f32[2,", heads, ",T,4"),
+                            parts = absl::StrCat("graph @parts(%q: ", q, ", %pos: i32[T], %c: ", state, ") -> (", q,
+                                                 ", ", state, ") {\n%m = causal_mask %pos {len=P+T} : bool[T,P+T]\n",
+                                                 "%K, %V = kv_view %c {len=P+T} : ", rows, ", ", rows,
+                                                 "\n%x, %w = attend_parts %q, %K, %V, %m {parts=4} : ", of_parts, ",",
+                                                 width, "], ", of_parts, "]\n%y = join_parts %x, %w : ", q,
+                                                 "\nreturn %y, %c\n}\n");
           auto module = Parse(
               absl::StrCat("module @m { dim T in 1..64 dim P in 0..63 bound P+T <= 64\n graph @main(%q: ", q,
                            ", %pos: i32[T], %b: bool[T,P+T], %c: ", state, ") -> (", q, ", ", state,
                            ") {\n%m = causal_mask %pos {len=P+T} : bool[T,P+T]\n%K, %V = kv_view %c {len=P+T} : ", rows,
                            ", ", rows, "\n%y = attend %q, %K, %V, ", causal ? "%m" : "%b", " : ", q,
-                           "\nreturn %y, %c\n}\n}\n"),
+                           "\nreturn %y, %c\n}\n", parts, "}\n"),
               "spills");
           ASSERT_TRUE(module.ok()) << module.status();
           EXPECT_EQ(CheckKernels(**module, "specialize,select-kernels,plan-barriers,plan-buffers", *FindTarget(target)),

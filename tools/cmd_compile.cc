@@ -103,7 +103,7 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeT
       progress.Update("kernels", static_cast<int64_t>(i), static_cast<int64_t>(table.kernels.size()));
       Emitted emitted;
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
-      const Effort effort = EffortFor(kernel, module.dims);
+      const Effort effort = EffortFor(kernel, *target, module.dims);
       SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, effort));
       std::vector<std::string> tiles;
       for (const std::string& tile : TilesOf(kernel)) {
@@ -142,7 +142,7 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
       Emitted emitted;
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
       SINTER_ASSIGN_OR_RETURN(const std::string object,
-                              CompileToObject(emitted, *target, EffortFor(kernel, module.dims)));
+                              CompileToObject(emitted, *target, EffortFor(kernel, *target, module.dims)));
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
