@@ -107,7 +107,7 @@ class BlocksGemm : public GemmEmitter {
   int HighBits() const { return format_.bits < 8 ? format_.bits - 4 : 0; }
 
   // Quads are met in runs of steps: in step s of a run those numbered quads[i] + s * stride of the chunk. Two make a
-  // step, of which nibbles share a row if they are of one group; where registers are few, one does.
+  // step, of which nibbles share a row if they are of one group; where registers are few, one does, but of 4 bits.
   struct Run {
     std::vector<int> quads;
     int stride, steps;
@@ -115,7 +115,7 @@ class BlocksGemm : public GemmEmitter {
   std::vector<Run> RunsOf(int group) const {
     const int first = group * quads_;
     const bool nibbles = format_.bits < 8;
-    if (b_.target().registers < 32) {
+    if (b_.target().registers < 32 && format_.bits > 4) {
       if (!nibbles) return {{{first}, 1, quads_}};
       std::vector<Run> runs;
       for (int quad = first; quad < first + quads_; quad += kNibbleRows) runs.push_back({{quad}, 1, kNibbleRows});
@@ -141,14 +141,15 @@ class BlocksGemm : public GemmEmitter {
     return quanta;
   }
 
-  // Calls `body` for each step with the quanta [vector][quad] of it and, of each quad, how many elements it is from the
-  // start of a row's chunk. What it changes is `carried` by the loop. One row needs none: it leaves registers enough.
+  // Calls `body` for each step with the quanta [vector][quad] of it, of `count` vectors from `first` on, and, of each
+  // quad, how many elements it is from the start of a row's chunk. What it changes is `carried` by the loop. One row
+  // needs none: it leaves registers enough.
   using Quanta = std::vector<std::vector<Quads>>;
-  void ForSteps(const Place& at, const Group& g, const std::vector<Handle*>& carried,
+  void ForSteps(const Place& at, const Group& g, int first, int count, const std::vector<Handle*>& carried,
                 const std::function<void(const std::vector<Int>& elems, Quanta)>& body) {
     for (const Run& run : RunsOf(g.index)) {
       std::vector<Quads> high;
-      for (int v = 0; HighBits() > 0 && v < Vectors(at); ++v) {
+      for (int v = first; HighBits() > 0 && v < first + count; ++v) {
         const int64_t row = run.quads[0] * HighBits() / 8;
         high.push_back(b_.LoadQuads(Bytes(Column(g, v), layout_.high + row * PackedBlocks::kRow)));
       }
@@ -159,8 +160,8 @@ class BlocksGemm : public GemmEmitter {
           elems.push_back(b_.Mul(number, b_.Const(PackedBlocks::kQuad)));
         }
         Quanta quanta;
-        for (int v = 0; v < Vectors(at); ++v) {
-          const Quads upper = high.empty() ? Quads{} : high[static_cast<size_t>(v)];
+        for (int v = first; v < first + count; ++v) {
+          const Quads upper = high.empty() ? Quads{} : high[static_cast<size_t>(v - first)];
           quanta.push_back(QuantaOf(g, run, step, v, upper, in_high));
         }
         body(elems, std::move(quanta));
@@ -217,7 +218,7 @@ class BytesGemm final : public BlocksGemm {
       sums.insert(sums.end(), static_cast<size_t>(vectors), b_.StartSums(first(r), format_.bits));
     std::vector<Handle*> carried;
     for (Sums& sum : sums) carried.push_back(&sum);
-    ForSteps(at, g, carried, [&](const std::vector<Int>& elems, const Quanta& weights) {
+    ForSteps(at, g, 0, vectors, carried, [&](const std::vector<Int>& elems, const Quanta& weights) {
       for (int r = 0; r < at.height; ++r) {
         const Ptr row = Bytes(Bytes(a, rows_[static_cast<size_t>(r)]), kQuanta);
         std::vector<Quads> x;
@@ -270,15 +271,22 @@ class DecodedGemm final : public BlocksGemm {
 
  private:
   void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) override {
-    const int vectors = Vectors(at);
+    const int vectors = Vectors(at), together = b_.target().registers < 32 ? 1 : vectors;
+    for (int first = 0; first < vectors; first += together) AddVectors(at, g, first, together, a, c);
+  }
+
+  // The same of `count` vectors from `first` on.
+  void AddVectors(const Place& at, const Group& g, int first, int count, Ptr a, std::vector<Vec>& c) {
     std::vector<Vec> scales, offsets;
-    for (int v = 0; v < vectors; ++v) {
+    std::vector<Handle*> sums;
+    for (int v = first; v < first + count; ++v) {
       scales.push_back(Scale(g, v));
       offsets.push_back(format_.has_min ? b_.Neg(Minimum(g, v)) : b_.Mul(scales.back(), b_.Splat(-format_.zero)));
+      for (int r = 0; r < at.height; ++r) sums.push_back(&c[static_cast<size_t>(r * Vectors(at) + v)]);
     }
-    ForSteps(at, g, Carry(c), [&](const std::vector<Int>& elems, Quanta quanta) {
+    ForSteps(at, g, first, count, sums, [&](const std::vector<Int>& elems, Quanta quanta) {
       for (size_t i = 0; i < elems.size(); ++i) {
-        std::vector<Handle*> carried = Carry(c);
+        std::vector<Handle*> carried = sums;
         for (std::vector<Quads>& of_vector : quanta) carried.push_back(&of_vector[i]);
         b_.For(b_.Const(0), b_.Const(PackedBlocks::kQuad), 1, carried, [&](Int byte) {
           std::vector<Vec> weights;
@@ -291,7 +299,7 @@ class DecodedGemm final : public BlocksGemm {
             const Ptr row = Bytes(a, rows_[static_cast<size_t>(r)]);
             const Vec x = b_.LoadSplat(spec_.a.dtype, b_.Offset(row, spec_.a.dtype, k));
             for (size_t v = 0; v < weights.size(); ++v) {
-              Vec& out = c[static_cast<size_t>(r * vectors) + v];
+              Vec& out = c[static_cast<size_t>(r * Vectors(at) + first) + v];
               out = b_.Fma(x, weights[v], out);
             }
           }
