@@ -100,7 +100,8 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
       ->check(CLI::IsMember({"f32", "f16", "q8_0"}));
   app.add_option("--precision", flags.precision,
                  "fast rounds rows and weights of products with f16 or bf16 weights to bf16, for CPUs that multiply "
-                 "those twice as fast; exact is f32 throughout")
+                 "those twice as fast, and rows of products with quantized weights to 8-bit integers; exact is f32 "
+                 "throughout")
       ->type_name("MODE")
       ->check(CLI::IsMember({"fast", "exact"}))
       ->capture_default_str();
