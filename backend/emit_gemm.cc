@@ -102,8 +102,13 @@ Int GemmEmitter::WholeTiles(Int rows) {
 
 // Whether a tile may reach past the last row of the matrix: such rows are computed as the last and not stored.
 bool GemmEmitter::Overhangs(const Place& at) const {
+  if (!at.rest || at.height == 1) return false;
+  const auto fits = [&](int64_t rows) {  // of a block, what whole tiles leave
+    const int64_t whole = IsFew(tile_.shape) ? 0 : rows / tile_.rows * tile_.rows;
+    return (rows - whole) % at.height == 0;
+  };
   int64_t rows;
-  return at.rest && at.height > 1 && !(b_.IsConst(m_, &rows) && rows % at.height == 0);
+  return !(b_.IsConst(m_, &rows) && fits(std::min(rows, spec_.m_block)) && fits(rows % spec_.m_block));
 }
 
 Int GemmEmitter::RowOfTile(const Place& at, int r) {
