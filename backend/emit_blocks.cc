@@ -11,6 +11,7 @@
 // Of floats: four elements of a column at a time become w * q - (w * zero + m), which is exact as Decode is, and are
 // multiplied with the row's.
 #include <algorithm>
+#include <cstddef>
 
 #include "backend/gemm_emitter.h"
 #include "backend/packed_blocks.h"
@@ -196,8 +197,7 @@ class BytesGemm final : public BlocksGemm {
   using BlocksGemm::BlocksGemm;
 
  private:
-  // Offsets in a block of q8_r.
-  static constexpr int64_t kSums = 4, kQuanta = 12;
+  static constexpr int64_t kSums = offsetof(RowBlock, sums), kQuanta = offsetof(RowBlock, quanta);
 
   // Sums of integers and of floats, what a step takes, and bits above nibbles.
   bool InScratch(const Place& at) const override {

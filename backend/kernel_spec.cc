@@ -11,10 +11,9 @@
 namespace sinter {
 namespace {
 
-constexpr int64_t kDotsOfGrain = 64;      // of a loop, along its last letter
-constexpr int64_t kNarrowBlock = 48;      // columns of a grain of a product, where those of all others leave a rest
-constexpr int64_t kScratchOfTile = 1024;  // bytes, of a tile of sums that registers do not hold
-constexpr int64_t kElemsOfGrain = 4096;   // of a row kernel whose rows are short
+constexpr int64_t kDotsOfGrain = 64;     // of a loop, along its last letter
+constexpr int64_t kNarrowBlock = 48;     // columns of a grain of a product, where those of all others leave a rest
+constexpr int64_t kElemsOfGrain = 4096;  // of a row kernel whose rows are short
 
 // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float. What stands in
 // the way of that in an op, or "".
@@ -430,13 +429,18 @@ class SpecBuilder {
     if (row_of_b) {
       const bool few = packed && body_.module().dims.Max(spec.m) <= kFewRows;
       if (blocks) {
-        spec_.scratch_bytes = kScratchOfTile;
         const int bits = FindQuantFormat(spec.b.dtype)->bits;
         const bool tight = bits == 5 || bits == 6 || spec.a.dtype != DType::kQ8_R;
         spec.shape = spec.m.is_one() ? TileShape::kBlocksGemv
                      : few           ? TileShape::kBlocksFew
                      : tight         ? TileShape::kBlocksTight
                                      : TileShape::kBlocks;
+        // Of a tile of sums that registers do not hold, on any target.
+        for (const Target& target : AllTargets()) {
+          const Tile tile = TileFor(target, spec.shape);
+          spec_.scratch_bytes =
+              std::max<int64_t>(spec_.scratch_bytes, int64_t{tile.rows} * tile.columns * int64_t{sizeof(float)});
+        }
       } else {
         spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
       }

@@ -69,7 +69,7 @@ bool HostRuns(const Target& target) {
   return std::all_of(target.features.begin(), target.features.end(), [](absl::string_view f) { return HostHas(f); });
 }
 
-bool HasFeature(const Target& target, absl::string_view feature) {
+static bool HasFeature(const Target& target, absl::string_view feature) {
   return std::find(target.features.begin(), target.features.end(), feature) != target.features.end();
 }
 

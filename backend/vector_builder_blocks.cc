@@ -1,6 +1,7 @@
 // Elements in blocks that share scales, as vectors.
 #include <llvm/IR/IntrinsicsX86.h>
 
+#include <cstddef>
 #include <limits>
 
 #include "backend/packed_blocks.h"
@@ -59,7 +60,8 @@ void VectorBuilder::StoreBlock(DType dtype, Ptr block, const std::vector<Vec>& v
   }
   if (!rows) return;
   for (size_t i = 0; i < halves.size(); ++i) {
-    const Ptr at = Offset(block, DType::kI8, Const(4 + static_cast<int64_t>(i) * 4));
+    const Ptr at =
+        Offset(block, DType::kI8, Const(static_cast<int64_t>(offsetof(RowBlock, sums) + i * sizeof(int32_t))));
     b.CreateAlignedStore(b.CreateAddReduce(halves[i]), at.v, llvm::Align(1));
   }
 }

@@ -129,14 +129,6 @@ void EncodeQ8_0(absl::Span<const double> values, uint8_t* bytes) {
   }
 }
 
-// f32 scale, the sums of the quanta of both halves as i32, 32 x i8.
-struct RowBlock {
-  float scale;
-  int32_t sums[2];
-  int8_t quanta[32];
-};
-static_assert(sizeof(RowBlock) == 44);
-
 void DecodeQ8_R(const uint8_t* bytes, absl::Span<double> out) {
   RowBlock block;
   for (size_t i = 0; i < out.size(); i += 32, bytes += sizeof block) {

@@ -40,6 +40,14 @@ struct QuantFormat {
 // Takes one block of the format apart: every member but the groups and quanta that it does not have is set.
 void Split(const QuantFormat& format, const uint8_t* bytes, QuantBlock& block);
 
+// A block of q8_r, of rows that meet such weights.
+struct RowBlock {
+  float scale;
+  int32_t sums[2];  // of the quanta of either half
+  int8_t quanta[32];
+};
+static_assert(sizeof(RowBlock) == 44);  // as dtypes.inc has it
+
 // nullptr for types that are no format of weights.
 const QuantFormat* FindQuantFormat(DType dtype);
 

@@ -19,6 +19,8 @@
 namespace sinter {
 namespace {
 
+constexpr char kBlocksPack[] = "blocks16";  // of weights in blocks, for products and for rows
+
 // Bodies by their structural hash.
 using Bodies = absl::flat_hash_map<uint64_t, GraphId>;
 
@@ -201,7 +203,7 @@ class Selector {
     const Type& type = graph_.type(value);
     const bool blocks = FindQuantFormat(type.dtype) != nullptr;
     if (!weight || type.rank() != 2 || !weight->pack.empty() || !(IsReal(type.dtype) || blocks)) return value;
-    pack = blocks ? "blocks16" : !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
+    pack = blocks ? kBlocksPack : !gemm.trans_b ? "panel16_kn" : HasPairs(gemm) ? "pairs16" : "panel16";
     return WithPacking(value, pack);
   }
 
@@ -241,7 +243,7 @@ class Selector {
   absl::Status ImportBlocks(Body& body, ValueId value, OpId before) {
     const OpId def = graph_.value(value).def;
     if (IsWeightInBlocks(value)) {
-      const std::string pack = "blocks16";
+      const std::string pack = kBlocksPack;
       SINTER_ASSIGN_OR_RETURN(const ValueId packed, WithPacking(value, pack));
       Alias(body, value, packed, pack);
       return absl::OkStatus();
