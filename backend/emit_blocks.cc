@@ -36,7 +36,6 @@ class BlocksGemm : public GemmEmitter {
     std::vector<Int> columns;  // bytes from the first panel to the one of each vector
   };
 
-  int Vectors(const Place& at) const { return at.width / b_.lanes(); }
   int LaneOf(int vector) const { return vector * b_.lanes() % static_cast<int>(PackedBlocks::kColumns); }
   Ptr Bytes(Ptr base, int64_t bytes) { return b_.Offset(base, DType::kI8, b_.Const(bytes)); }
   Ptr Bytes(Ptr base, Int bytes) { return b_.Offset(base, DType::kI8, bytes); }

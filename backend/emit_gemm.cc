@@ -16,7 +16,10 @@ GemmEmitter::GemmEmitter(const KernelSpec& kernel, const Tile& tile, VectorBuild
       b_(b),
       m_(b.Dim(spec_.m)),
       n_(b.Dim(spec_.n)),
-      k_(b.Dim(spec_.k)) {
+      k_(b.Dim(spec_.k)),
+      k_block_(spec_.k_block(tile.columns)),
+      k_from_(b.Const(0)),
+      k_to_(k_) {
   const size_t batch = spec_.batch.size();
   am_ = b.Dim(spec_.a.strides[batch]);
   ak_ = b.Dim(spec_.a.strides[batch + 1]);
@@ -55,18 +58,35 @@ void GemmEmitter::Emit() {
     const int wide = static_cast<int>(std::min<int64_t>(tile_.columns, spec_.n_block));
     Steps(columns, {wide, narrow}, ragged, [&](Int n, int width, bool masked) {
       const Int left = b_.Sub(columns, n);
-      const auto tile = [&](Int m, int height, bool is_rest = false) {
-        TileAt({b_.Add(m0, m), b_.Add(n0, n), height, width, is_rest}, masked ? &left : nullptr);
-      };
       if (tile_.shape == TileShape::kDot) {
-        return Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) { tile(m, height); });
+        return Steps(rows, {tile_.rows, 1}, false, [&](Int m, int height, bool) {
+          TileAt({b_.Add(m0, m), b_.Add(n0, n), height, width}, masked ? &left : nullptr);
+        });
       }
       const Int whole = IsFew(tile_.shape) ? b_.Const(0) : WholeTiles(rows);
-      b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { tile(m, tile_.rows); });
       const bool blocks = tile_.shape == TileShape::kBlocks || tile_.shape == TileShape::kBlocksTight;
       const int few = blocks ? kRestRowsOfBlocks : kRestRows;
       const int rest = IsFew(tile_.shape) ? tile_.rows : std::min(few, tile_.rows);
-      b_.For(whole, rows, rest, {}, [&](Int m) { tile(m, rest, /*is_rest=*/true); });
+      const auto tiles = [&](const std::function<void(const Place&, Ptr sums)>& body) {
+        const auto at = [&](Int m, int height, bool is_rest) {
+          const Ptr sums = k_block_ == 0 ? Ptr{} : b_.Offset(b_.Scratch(), DType::kF32, b_.Mul(m, b_.Const(width)));
+          body({b_.Add(m0, m), b_.Add(n0, n), height, width, is_rest}, sums);
+        };
+        b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { at(m, tile_.rows, false); });
+        b_.For(whole, rows, rest, {}, [&](Int m) { at(m, rest, true); });
+      };
+      if (k_block_ == 0) return tiles([&](const Place& at, Ptr) { TileAt(at, masked ? &left : nullptr); });
+      tiles([&](const Place& at, Ptr sums) { StoreSums(sums, Zeros(at)); });
+      b_.For(b_.Const(0), k_, static_cast<int>(k_block_), {}, [&](Int k) {
+        k_from_ = k;
+        k_to_ = b_.Min(b_.Add(k, b_.Const(k_block_)), k_);
+        tiles([&](const Place& at, Ptr sums) {
+          std::vector<Vec> c = LoadSums(sums, at);
+          Sum(at, {}, c);
+          StoreSums(sums, c);
+        });
+      });
+      tiles([&](const Place& at, Ptr sums) { StoreTile(at, LoadSums(sums, at), masked ? &left : nullptr); });
     });
   });
 }
@@ -117,19 +137,42 @@ Int GemmEmitter::RowOfTile(const Place& at, int r) {
 }
 
 void GemmEmitter::TileAt(const Place& at, const Int* left) {
-  const int vectors = at.width / b_.lanes();
+  std::vector<Vec> c = Zeros(at);
+  Sum(at, spec_.packing == nullptr ? MasksOf(at, left) : std::vector<Mask>(), c);
+  StoreTile(at, c, left);
+}
+
+// Made where they are used: masks would take registers from the loop over k.
+std::vector<Mask> GemmEmitter::MasksOf(const Place& at, const Int* left) {
   std::vector<Mask> masks;
-  const auto make_masks = [&] {
-    for (int v = 0; left != nullptr && v < vectors; ++v)
-      masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
-  };
-  if (spec_.packing == nullptr) make_masks();
-  std::vector<Vec> c(static_cast<size_t>(at.height * vectors), b_.Splat(0.0));
-  Sum(at, masks, c);
-  if (spec_.packing != nullptr) make_masks();  // not before: they would take registers from the loop
+  for (int v = 0; left != nullptr && v < Vectors(at); ++v)
+    masks.push_back(b_.FirstLanes(b_.Sub(*left, b_.Const(v * b_.lanes()))));
+  return masks;
+}
+
+std::vector<Vec> GemmEmitter::Zeros(const Place& at) {
+  return std::vector<Vec>(static_cast<size_t>(at.height * Vectors(at)), b_.Splat(0.0));
+}
+
+Ptr GemmEmitter::SumAt(Ptr sums, size_t vector) {
+  return b_.Offset(sums, DType::kF32, b_.Const(static_cast<int64_t>(vector) * b_.lanes()));
+}
+
+void GemmEmitter::StoreSums(Ptr sums, const std::vector<Vec>& c) {
+  for (size_t i = 0; i < c.size(); ++i) b_.Store(DType::kF32, SumAt(sums, i), c[i]);
+}
+
+std::vector<Vec> GemmEmitter::LoadSums(Ptr sums, const Place& at) {
+  std::vector<Vec> c(static_cast<size_t>(at.height * Vectors(at)));
+  for (size_t i = 0; i < c.size(); ++i) c[i] = b_.Load(DType::kF32, SumAt(sums, i));
+  return c;
+}
+
+void GemmEmitter::StoreTile(const Place& at, const std::vector<Vec>& c, const Int* left) {
+  const std::vector<Mask> masks = MasksOf(at, left);
   for (int r = 0; r < at.height; ++r) {
     const auto store = [&] {
-      for (int v = 0; v < vectors; ++v) StoreC(at, r, v, c[static_cast<size_t>(r * vectors + v)], left, masks);
+      for (int v = 0; v < Vectors(at); ++v) StoreC(at, r, v, c[static_cast<size_t>(r * Vectors(at) + v)], left, masks);
     };
     if (Overhangs(at) && r > 0) {
       b_.If(b_.Less(b_.Add(at.m, b_.Const(r)), m_), store);
@@ -167,16 +210,18 @@ class FloatGemm final : public GemmEmitter {
   }
 
   void Sum(const Place& at, const std::vector<Mask>& masks, std::vector<Vec>& c) override {
-    const int vectors = at.width / b_.lanes(), height = at.height;
+    const int vectors = Vectors(at), height = at.height;
     // Both matrices are walked by pointers; what a row of A or a vector of B is away from them does not change along k.
-    Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Mul(at.m, am_)), panel = PanelAt(at.n);
+    Ptr a = b_.Offset(a_, spec_.a.dtype, b_.Add(b_.Mul(at.m, am_), b_.Mul(k_from_, ak_)));
+    Ptr panel = b_.Offset(PanelAt(at.n), spec_.b.dtype,
+                          b_.Mul(k_from_, spec_.packing == nullptr ? bk_ : b_.Const(spec_.packing->panel)));
     std::vector<Int> rows, lanes;
     for (int r = 0; r < height; ++r) rows.push_back(b_.Mul(RowOfTile(at, r), am_));
     for (int v = 0; v < vectors; ++v) lanes.push_back(LaneOfPanel(v * b_.lanes()));
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&a);
     carried.push_back(&panel);
-    b_.For(b_.Const(0), k_, depth_, carried, [&](Int) {
+    b_.For(k_from_, k_to_, depth_, carried, [&](Int) {
       const auto b_at = [&](int v) { return b_.Offset(panel, spec_.b.dtype, lanes[static_cast<size_t>(v)]); };
       if (height == 1) {
         std::vector<Vec> x;

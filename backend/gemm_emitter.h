@@ -27,10 +27,12 @@ class GemmEmitter {
     bool rest = false;  // it may reach past the last row
   };
 
-  // Adds the products of a tile over all of k to c, [height][width / lanes]. `masks`: of the vectors of columns, where
-  // they may reach past the last column and B is not packed; empty elsewhere.
+  // Adds the products of a tile over the block of k at hand to c, [height][width / lanes]. `masks`: of the vectors of
+  // columns, where they may reach past the last column and B is not packed; empty elsewhere.
   virtual void Sum(const Place& at, const std::vector<Mask>& masks, std::vector<Vec>& c) = 0;
-  // One tile, summed and stored. `left`: how many columns there are from n on, when that may be fewer than the tile's.
+  int Vectors(const Place& at) const { return at.width / b_.lanes(); }
+  // One tile, summed over all of k and stored. `left`: how many columns there are from n on, when that may be fewer
+  // than the tile's.
   virtual void TileAt(const Place& at, const Int* left);
 
   // Row r of a tile: rows past the last of the matrix are computed as the last and not stored.
@@ -42,6 +44,8 @@ class GemmEmitter {
   const Tile& tile_;
   VectorBuilder& b_;
   Int m_, n_, k_;
+  int64_t k_block_;
+  Int k_from_, k_to_;  // of the block of k at hand: all of it where k_block_ is 0
   Int am_, ak_, bk_, bn_, cm_, cn_;
   Ptr a_, bb_, c_;  // of the batch index at hand
 
@@ -49,6 +53,13 @@ class GemmEmitter {
   void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body);
   Int WholeTiles(Int rows);
   bool Overhangs(const Place& at) const;
+  std::vector<Mask> MasksOf(const Place& at, const Int* left);
+  std::vector<Vec> Zeros(const Place& at);
+  // Sums of a tile in scratch, between blocks of k.
+  Ptr SumAt(Ptr sums, size_t vector);
+  void StoreSums(Ptr sums, const std::vector<Vec>& c);
+  std::vector<Vec> LoadSums(Ptr sums, const Place& at);
+  void StoreTile(const Place& at, const std::vector<Vec>& c, const Int* left);
   void StoreC(const Place& at, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks);
 };
 

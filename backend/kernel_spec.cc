@@ -9,6 +9,14 @@
 #include "ir/quant.h"
 
 namespace sinter {
+
+int64_t GemmSpec::k_block(int64_t columns) const {
+  constexpr int64_t kPanelBytes = 512 << 10;  // half of the second-level cache of most CPUs
+  if (shape != TileShape::kOuter || packing == nullptr || packing->blocks || !k.is_const()) return 0;
+  const int64_t blocks = CeilDiv(k.constant() * ElemBytes(b.dtype, columns), kPanelBytes);
+  return blocks > 1 ? AlignUp(CeilDiv(k.constant(), blocks), packing->depth) : 0;
+}
+
 namespace {
 
 constexpr int64_t kDotsOfGrain = 64;     // of a loop, along its last letter
@@ -435,12 +443,6 @@ class SpecBuilder {
                      : few           ? TileShape::kBlocksFew
                      : tight         ? TileShape::kBlocksTight
                                      : TileShape::kBlocks;
-        // Of a tile of sums that registers do not hold, on any target.
-        for (const Target& target : AllTargets()) {
-          const Tile tile = TileFor(target, spec.shape);
-          spec_.scratch_bytes =
-              std::max<int64_t>(spec_.scratch_bytes, int64_t{tile.rows} * tile.columns * int64_t{sizeof(float)});
-        }
       } else {
         spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
       }
@@ -453,6 +455,12 @@ class SpecBuilder {
     // Equal blocks of columns, so that threads finish together.
     if (!blocks && spec.n.is_const() && spec.n.constant() % spec.n_block != 0 && spec.n.constant() % kNarrowBlock == 0)
       spec.n_block = kNarrowBlock;
+    // Sums that registers do not hold, of a tile or, between blocks of k, of a grain's rows; on any target.
+    for (const Target& target : AllTargets()) {
+      const Tile tile = TileFor(target, spec.shape);
+      const int64_t rows = blocks ? tile.rows : spec.k_block(tile.columns) > 0 ? spec.m_block : 0;
+      spec_.scratch_bytes = std::max<int64_t>(spec_.scratch_bytes, rows * tile.columns * int64_t{sizeof(float)});
+    }
     // Grains run down the rows: threads share out the columns, so that each reads its panels of b once.
     spec_.extent.push_back({spec.m, spec.m_block, true});
     spec_.extent.push_back({spec.n, spec.n_block});

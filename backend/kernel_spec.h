@@ -79,6 +79,11 @@ struct GemmSpec {
   const Packing* packing = nullptr;  // of b when it is a packed weight: strides of b are not used
   TileShape shape = TileShape::kOuter;
   int64_t m_block = 48, n_block = 64;  // rows and columns of a grain
+
+  // How much of k tiles of so many columns take at a time: all of it, unless their part of a packed b is more than
+  // stays in the second-level cache while the rows of a grain pass over it. Between, sums stand in scratch,
+  // [m_block][columns].
+  int64_t k_block(int64_t columns) const;
 };
 
 // softmax(scale * q k^T, mask) v, a tile of positions at a time: attend_spec.cc says how it is cut. Of attend_parts the

@@ -70,6 +70,23 @@ TEST_P(GemmKernels, PairsOfBf16) {
   Check(suite);
 }
 
+// More of k than tiles take at a time, on targets of wide tiles and on those of narrow ones; rows and columns that
+// tiles leave, and a second grain of rows. So many terms, added one after another in f32, round more than fewer do.
+TEST_P(GemmKernels, BlocksOfK) {
+  KernelSuite suite("dim M in 1..200");
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{80, 2501}, {17, 9002}, {48, 8194}}) {
+    for (const char* types : {"f32 f32", "f32 f16", "bf16 bf16"}) {
+      const std::string a(types, std::string(types).find(' ')), b(types + a.size() + 1);
+      if (a == "bf16" && k % 2 != 0) continue;
+      const std::string dims = absl::StrCat(n, ",", k);
+      suite.Add(absl::StrCat("(%x: ", a, "[M,", k, "]) -> (f32[M,", n, "]) {\n  %w = weight \"", b, dims, "\" : ", b,
+                             "[", dims, "]\n  %y = gemm %x, %w {trans_b=true} : f32[M,", n, "]\n  return %y\n}"),
+                {{.dims = {{"M", n > 48 ? 9 : 55}}}}, {.relative = 1e-5}, "gemm");
+    }
+  }
+  Check(suite);
+}
+
 // One row (the gemv tile) and numbers of rows that are known.
 TEST_P(GemmKernels, KnownNumbersOfRows) {
   KernelSuite suite;
