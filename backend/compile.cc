@@ -88,6 +88,16 @@ absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
   return absl::OkStatus();
 }
 
+// Whether the parts of a lane follow one another grain by grain, so that what follows a product of many rows finds it
+// in the cache. Of few rows it is there anyway, and weights are better read on and on.
+bool GoesByGrain(absl::Span<const KernelSpec> lane) {
+  const auto has_many_rows = [](const KernelSpec& part) {
+    return part.gemm && (part.gemm->shape == TileShape::kOuter || part.gemm->shape == TileShape::kBlocks ||
+                         part.gemm->shape == TileShape::kBlocksTight);
+  };
+  return lane.size() > 1 && std::any_of(lane.begin(), lane.end(), has_many_rows);
+}
+
 }  // namespace
 
 absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
@@ -95,16 +105,29 @@ absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const
   const absl::Span<const KernelSpec> parts = PartsOf(kernel.spec);
   const Int begin = b.Begin(), end = b.End();
   Int first = b.Const(0);  // grain of the lane
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts.back().lane > 0 && (i == 0 || parts[i].lane != parts[i - 1].lane)) {
-      const Int grains = GrainsOf(b, parts[i]);
+  absl::Status status;
+  for (size_t i = 0, next = 0; i < parts.size(); i = next) {
+    while (next < parts.size() && parts[next].lane == parts[i].lane) ++next;
+    const absl::Span<const KernelSpec> lane = parts.subspan(i, next - i);
+    if (parts.back().lane > 0) {
+      const Int grains = GrainsOf(b, lane[0]);
       b.SetGrains(b.Max(b.Sub(begin, first), b.Const(0)), b.Min(b.Sub(end, first), grains));
       first = b.Add(first, grains);
     }
-    SINTER_RETURN_IF_ERROR(EmitPart(parts[i], b));
+    const auto emit = [&] {
+      for (const KernelSpec& part : lane) status.Update(EmitPart(part, b));
+    };
+    if (!GoesByGrain(lane)) {
+      emit();
+      continue;
+    }
+    b.For(b.Begin(), b.End(), 1, {}, [&](Int grain) {
+      b.SetGrains(grain, b.Add(grain, b.Const(1)));
+      emit();
+    });
   }
   b.Finish();
-  return absl::OkStatus();
+  return status;
 }
 
 namespace {
