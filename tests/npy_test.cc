@@ -119,7 +119,11 @@ TEST(Npy, EveryDimAtEveryEdge) {
         const absl::Status status = Parse(file).status();
         EXPECT_LT(HeapAllocatedBytes() - allocated, 8192u) << shape;
         EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << shape;
-        EXPECT_THAT(std::string(status.message()), ::testing::StartsWith("x.npy: at byte 5")) << shape;
+        EXPECT_THAT(
+            std::string(status.message()),
+            ::testing::AnyOf(::testing::StartsWith("x.npy: at byte 60: the shape does not agree with the 24 bytes"),
+                             ::testing::EndsWith("\" is no dim")))
+            << shape;
       }
     }
   }

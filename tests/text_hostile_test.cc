@@ -217,6 +217,23 @@ TEST(TextHostile, CostsInProportionToTheText) {
   }
 }
 
+// What an error quotes of the text is cut.
+TEST(TextHostile, ErrorsAreShort) {
+  const std::string letters = Repeated(1 << 20, "a ", "");
+  const std::string loops[] = {
+      "{over=\"" + letters + "\", slices=[\"a\"]}",
+      "{over=\"i\", slices=[\"" + letters + "\"]}",
+      "{over=\"i\", slices=[\"i\"]} : f32[4] loc \"" + letters,
+  };
+  for (const std::string& attributes : loops) {
+    const absl::Status status =
+        StatusOf("module @m { graph @g(%x: f32[4]) -> () { %y = loop @b(%x) " + attributes +
+                 " : f32[4] return }\n graph @b(%a: f32[1]) -> (f32[1]) { %r = sum %a : f32[1] return %r } }");
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_LT(status.message().size(), 2000u);
+  }
+}
+
 TEST(TextHostile, ErrorsShowNothingThatHarmsATerminal) {
   const std::string attack =
       "\x1b]0;title\x07\xc2\x9b"
