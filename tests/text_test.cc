@@ -331,7 +331,7 @@ TEST(TextErrorTest, Ops) {
            {"%y = neg %x : f32[T,S]", 5, 25, "no dim is called 'S'"},
            {"%y = neg %x : f32[T,9223372036854775808]", 5, 25, "does not fit in 64 bits"},
            {"%y = neg %x : f32[T,4294967296*4294967296]", 5, 36, "does not fit in 64 bits"},
-           {"%y = neg %x : f32[T,T*T*T*T*T*T*T*T*T*T]", 5, 41, "does not fit in 64 bits"},
+           {"%y = neg %x : f32[T,T*T*T*T*T*T*T*T*T*T]", 5, 41, "too many factors: the limit \"dim factors\" is 8"},
            {"%y = neg %x : f32[T,+]", 5, 25, "expected a dim; found '+'"},
            {"%y = neg %x", 6, 5, "expected ':' and the result's type; found 'return'"},
            {"%y = softmax %x", 6, 5, "expected attributes or ':'; found 'return'"},
