@@ -49,7 +49,7 @@ TinyModel Attacking() {
   TinyModel m = MakeTinyModel({});
   m.Set("general.name", std::string(kAttack));
   m.Set(absl::StrCat("key", kAttack), uint32_t{1});
-  m.Set("general.author", std::string(kAttack));
+  m.Set("\x1b[2Jk", uint32_t{1});  // short enough to stand in a table whole
   return m;
 }
 
@@ -62,6 +62,7 @@ TEST_F(Names, OfAModelThatRuns) {
   const CliResult text = Run({"inspect", "m.gguf"});
   EXPECT_EQ(text.code, 0) << text.err;
   EXPECT_THAT(text.out, HasSubstr(std::string("key\\x1b]0;t\\x07\\x1b[2J\\u{9b}2J\\u{202e}abc")));
+  EXPECT_THAT(text.out, HasSubstr("\n  \\x1b[2Jk"));
   EXPECT_THAT(text.out, HasSubstr("model_name           \\x1b]0;t\\x07"));
   const CliResult json = Run({"inspect", "m.gguf", "--json"});
   EXPECT_EQ(json.code, 0) << json.err;
