@@ -100,6 +100,8 @@ class Gguf {
     return bytes_.subspan(tensor.offset, tensor.bytes);
   }
   void Drop(const GgufTensor& tensor) const { file_.Drop(tensor.offset, tensor.bytes); }
+  // kInvalidArgument when the file was written to since Open.
+  absl::Status CheckUnchanged() const { return file_.CheckUnchanged(); }
 
   // kInvalidArgument at a place of this file, for callers that find fault with what a key or a tensor says.
   absl::Status KeyError(absl::string_view key, absl::string_view message) const;

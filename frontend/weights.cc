@@ -60,6 +60,7 @@ class GgufWeights final : public WeightSource {
     const GgufTensor* tensor = gguf_->FindTensor(name);
     if (tensor != nullptr) gguf_->Drop(*tensor);
   }
+  absl::Status CheckUnchanged() const override { return gguf_->CheckUnchanged(); }
 
  private:
   absl::Status ReadRows(absl::string_view name, const TensorInfo& info, int64_t row_begin,

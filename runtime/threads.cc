@@ -80,10 +80,12 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl
     return absl::OutOfRangeError(absl::StrCat("cannot pin ", threads, " threads to ", cpus.size(), " CPUs"));
   }
   std::unique_ptr<ThreadTeam> team(new ThreadTeam(threads));
-  // Workers take no signals: those of the process go to the caller's threads.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  // Workers take no signals of the process: those go to the caller's threads. What a thread does to itself, such as
+  // reading a page of a file that was cut short, must reach its handler: blocked, it ends the process.
+  sigset_t others, before;
+  sigfillset(&others);
+  for (int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) sigdelset(&others, own);
+  pthread_sigmask(SIG_SETMASK, &others, &before);
   int error = 0;
   for (int i = 1; i < threads && error == 0; ++i) {
     Worker& worker = team->workers_[static_cast<size_t>(i - 1)];

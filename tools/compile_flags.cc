@@ -312,7 +312,7 @@ absl::Status Reproducible(const Source& source, const CompileFlags& flags, const
 }  // namespace
 
 absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlags& flags, const std::string& command,
-                                         const std::string& output) {
+                                         const std::string& output, Durability durability) {
   SINTER_RETURN_IF_ERROR(CheckPlanned(source, flags));
   ModuleInfo info;
   info.command = command;
@@ -339,7 +339,10 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
                                  absl::Span<uint8_t> out) { return weights.Read(name, dtype, begin, end, out); };
     options.weight_done = [&weights](const std::string& name) { weights.Done(name); };
   }
-  SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(output));
+  SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(output, durability));
+  if (source.weights != nullptr) {
+    file.CheckBeforeCommit([weights = source.weights.get()] { return weights->CheckUnchanged(); });
+  }
   absl::StatusOr<OutputFile> compiled = Compile(*source.module, info, options, std::move(file));
   if (!compiled.ok()) return Reproducible(source, flags, compiled.status());
   return compiled;
@@ -348,7 +351,8 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompilePlanned(const Source& source, const CompileFlags& flags,
                                                                      const std::string& command,
                                                                      const std::string& output) {
-  SINTER_ASSIGN_OR_RETURN(const OutputFile file, CompileSource(source, flags, command, output));
+  SINTER_ASSIGN_OR_RETURN(const OutputFile file,
+                          CompileSource(source, flags, command, output, Durability::kDisposable));
   SINTER_ASSIGN_OR_RETURN(MappedFile mapped,
                           MappedFile::FromDescriptor(file.descriptor(), output.empty() ? source.path : output));
   return CompiledModule::FromFile(std::move(mapped));

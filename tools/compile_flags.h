@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "backend/compile.h"
+#include "base/file.h"
 #include "frontend/model.h"
 #include "passes/pipeline.h"
 #include "runtime/module.h"
@@ -108,11 +109,12 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
 // The pipeline of the flags.
 absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags);
 
-// Compiles a planned source into a file; "" makes it in memory. An internal error leaves repro.sir.
+// Compiles a planned source into a file; "" makes it in memory. kInvalidArgument when the model's file changed
+// meanwhile. An internal error leaves repro.sir.
 absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlags& flags, const std::string& command,
-                                         const std::string& output);
+                                         const std::string& output, Durability durability = Durability::kDurable);
 
-// The same, and opens it.
+// The same into memory or a file that can be made anew, and opens it.
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompilePlanned(const Source& source, const CompileFlags& flags,
                                                                      const std::string& command,
                                                                      const std::string& output);
