@@ -3,7 +3,8 @@
 // since programs that embed them may have no handler for exceptions. Nothing leaks: what was built is unwound.
 //
 // Errors: kResourceExhausted for std::bad_alloc, for std::length_error (more elements than any memory holds) and for
-// std::system_error (no more threads). Without memory for its message the status has none.
+// std::system_error (no more threads). Without memory for its message the status has none. Other exceptions pass:
+// those of callbacks of the caller are the caller's.
 #pragma once
 
 #include <new>
@@ -27,7 +28,7 @@ inline absl::Status OutOfMemory(absl::string_view doing) noexcept {
 
 // What `work`, which returns a Status or a StatusOr, returns; `doing` names it in the message of an error.
 template <typename Work>
-auto WithoutExceptions(absl::string_view doing, Work&& work) noexcept -> decltype(work()) {
+auto WithoutExceptions(absl::string_view doing, Work&& work) -> decltype(work()) {
   try {
     return std::forward<Work>(work)();
   } catch (const std::bad_alloc&) {

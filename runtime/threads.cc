@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <climits>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -40,6 +41,7 @@ long Futex(std::atomic<uint64_t>& word, int operation, uint32_t value) {
 absl::Status SetAffinity(pthread_t thread, absl::Span<const int> cpus) {
   const int capacity = *std::max_element(cpus.begin(), cpus.end()) + 1;
   cpu_set_t* set = CPU_ALLOC(capacity);
+  if (set == nullptr) return absl::ResourceExhaustedError("no memory for a set of CPUs");
   const size_t bytes = CPU_ALLOC_SIZE(capacity);
   CPU_ZERO_S(bytes, set);
   for (int cpu : cpus) CPU_SET_S(cpu, bytes, set);
@@ -84,7 +86,7 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl
   // reading a page of a file that was cut short, must reach its handler: blocked, it ends the process.
   sigset_t others, before;
   sigfillset(&others);
-  for (int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) sigdelset(&others, own);
+  for (int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&others, own);
   pthread_sigmask(SIG_SETMASK, &others, &before);
   int error = 0;
   for (int i = 1; i < threads && error == 0; ++i) {
@@ -92,8 +94,10 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl
     worker = {team.get(), i, {}};
     error = pthread_create(&worker.handle, nullptr, WorkerMain, &worker);
     if (error != 0) break;
-    pthread_setname_np(worker.handle, absl::StrCat("sinter-", i).c_str());
     ++team->started_;
+    char name[24];  // no memory of the heap, whose end would leave a thread that nobody joins
+    std::snprintf(name, sizeof name, "sinter-%d", i);
+    pthread_setname_np(worker.handle, name);
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (error != 0) {

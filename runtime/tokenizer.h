@@ -1,7 +1,7 @@
 // Text to token ids and back, for SentencePiece-style vocabularies (`tokenizer.ggml.model` = "llama").
 //
-// Called by `run` and `tokenize`. Create checks everything that later calls rely on, so that Encode and TokenStream
-// cannot fail; Encode is safe from many threads at once. The results are those of llama.cpp, id for id (which leaves
+// Called by `run` and `tokenize`. Create checks everything that later calls rely on: nothing but memory can fail them.
+// Encode is safe from many threads at once. The results are those of llama.cpp, id for id (which leaves
 // open the order of equally long tokens in step 1):
 //
 //   1. User-defined tokens (with `special`: control and unknown tokens too) are cut out of the raw text, the longest
@@ -12,7 +12,8 @@
 //      the highest score (leftmost first) is merged, again and again: O(n log n).
 //   4. What is a token becomes its id; the rest becomes byte tokens <0xNN>, or tokens that are the bare byte, or unk.
 //
-// Errors: kInvalidArgument when the data contradicts itself, kUnimplemented for another kind of vocabulary.
+// Errors: kInvalidArgument when the data contradicts itself, kUnimplemented for another kind of vocabulary,
+// kResourceExhausted when memory runs out.
 #pragma once
 
 #include <bitset>
@@ -53,7 +54,7 @@ class Tokenizer {
 
   // `special`: bos and eos are added as the file says, and control tokens are read in the text.
   // Any bytes are text: invalid UTF-8 and NUL become byte tokens.
-  std::vector<int32_t> Encode(absl::string_view text, bool special) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool special) const;
 
   int32_t vocab_size() const { return static_cast<int32_t>(data_.tokens.size()); }
   const TokenizerData& data() const { return data_; }
@@ -85,12 +86,12 @@ class Tokenizer {
 };
 
 // Prints tokens as they come, as valid UTF-8: the bytes of an unfinished character are held back until the rest comes,
-// and what can never become a character is printed as U+FFFD. Nothing is allocated after construction.
+// and what can never become a character is printed as U+FFFD. Nothing is allocated after Create.
 class TokenStream {
  public:
   // `at_start`: the tokens begin a text, so that the space that Encode put in front of it is not printed; otherwise
   // they continue a prompt and are printed as they are. The tokenizer must outlive the stream.
-  TokenStream(const Tokenizer& tokenizer, bool at_start);
+  static absl::StatusOr<TokenStream> Create(const Tokenizer& tokenizer, bool at_start);
 
   // The text that `id` completes. Valid until the next call.
   absl::string_view Append(int32_t id);
@@ -98,6 +99,7 @@ class TokenStream {
   absl::string_view Finish();
 
  private:
+  TokenStream(const Tokenizer& tokenizer, bool at_start);
   absl::string_view Drain(bool finish);
 
   const Tokenizer* tokenizer_;

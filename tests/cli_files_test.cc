@@ -1,5 +1,6 @@
 // What can happen to the command line while it reads and writes: full disks, readers that are gone, signals, and files
-// that change or shrink while they are mapped. Each ends in a message and an exit code, and leaves nothing half written.
+// that change or shrink while they are mapped. Each ends in a message and an exit code, and leaves nothing half
+// written.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -52,7 +53,8 @@ class CliFiles : public testing::Test {
     for (int i = 0; i < 60'000; ++i) {
       if (condition()) return true;
       siginfo_t ended = {};
-      if (waitid(P_PID, static_cast<id_t>(running.pid), &ended, WEXITED | WNOHANG | WNOWAIT) != 0 || ended.si_pid != 0) {
+      if (waitid(P_PID, static_cast<id_t>(running.pid), &ended, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+          ended.si_pid != 0) {
         return condition();
       }
       usleep(1000);
@@ -80,8 +82,9 @@ class CliFiles : public testing::Test {
 
 TEST_F(CliFiles, AFullDiskLeavesWhatWasThere) {
   const std::string module = Compiled();
-  WriteAll(folder_ / "x.sir", "module @m {\n  graph @main(%x: f32[4096]) -> (f32[4096]) {\n    %y = add %x, %x : "
-                              "f32[4096]\n    return %y\n  }\n}\n");
+  WriteAll(folder_ / "x.sir",
+           "module @m {\n  graph @main(%x: f32[4096]) -> (f32[4096]) {\n    %y = add %x, %x : "
+           "f32[4096]\n    return %y\n  }\n}\n");
   ASSERT_TRUE(WriteNpy(folder_ / "in.npy", std::vector<float>(4096), {4096}).ok());
   std::filesystem::create_directory(folder_ / "objects");
   struct Row {
@@ -141,7 +144,8 @@ TEST_F(CliFiles, OnlyRegularFilesAreReplaced) {
 
 TEST_F(CliFiles, AReaderThatIsGone) {
   const std::string module = Compiled("long.sinter", "--ctx=100000");
-  const CliResult pipe = Shell("(" + kSinter + " run long.sinter -p abc -n 90000 --ignore-eos --print-ids --temp 0; "
+  const CliResult pipe = Shell("(" + kSinter +
+                               " run long.sinter -p abc -n 90000 --ignore-eos --print-ids --temp 0; "
                                "echo code $? >&2) | head -c 10");
   EXPECT_EQ(pipe.out.size(), 10u);
   EXPECT_THAT(pipe.err, AllOf(HasSubstr("sinter: error: cannot write to stdout: Broken pipe"), HasSubstr("code 6")));
@@ -171,7 +175,8 @@ TEST_P(Stopped, CompilingLeavesNothing) {
   kill(running.pid, GetParam());
   const CliResult result = Finish(running);
   EXPECT_EQ(result.code, -GetParam()) << result.err;  // which a shell shows as 128 + the signal
-  EXPECT_THAT(result.err, testing::MatchesRegex("(.*\n)?sinter: (interrupted \\(SIGINT|stopped \\(SIG(TERM|HUP))\\)\n"));
+  EXPECT_THAT(result.err,
+              testing::MatchesRegex("(.*\n)?sinter: (interrupted \\(SIGINT|stopped \\(SIG(TERM|HUP))\\)\n"));
   EXPECT_EQ(Names(), before);
   EXPECT_EQ(ReadAll(folder_ / "out.sinter"), "what was there");
 }
@@ -187,8 +192,26 @@ TEST_P(Stopped, RunningKeepsTheTextSoFar) {
   EXPECT_GT(result.out.size(), 20u);
 }
 
+// Of the program with its compiler in it, and with the code copied for perf.
+TEST_F(CliFiles, NoPageOfARunIsWritableAndExecutable) {
+  const Running running = StartSinter({"run", "m.gguf", "-p", "abc", "-n", "90000", "--ignore-eos", "--print-ids",
+                                       "--temp", "0", "--ctx=100000", "--no-cache", "--perf-map"});
+  ASSERT_TRUE(WaitForText(running));
+  std::ifstream maps(absl::StrCat("/proc/", running.pid, "/maps"));
+  size_t mappings = 0;
+  for (std::string line; std::getline(maps, line); ++mappings) {
+    const std::string permissions = line.substr(line.find(' ') + 1, 3);
+    EXPECT_FALSE(permissions[1] == 'w' && permissions[2] == 'x') << line;
+  }
+  EXPECT_GT(mappings, 10u);
+  kill(running.pid, SIGTERM);
+  EXPECT_EQ(Finish(running).code, -SIGTERM);
+  unlink(absl::StrCat("/tmp/perf-", running.pid, ".map").c_str());
+}
+
 TEST_F(CliFiles, ASignalThatTheParentIgnoresStaysIgnored) {
-  const CliResult result = Shell("trap '' HUP; " + kSinter + " run m.gguf -p abc -n 20000 --ctx=100000 --ignore-eos "
+  const CliResult result = Shell("trap '' HUP; " + kSinter +
+                                 " run m.gguf -p abc -n 20000 --ctx=100000 --ignore-eos "
                                  "--temp 0 > text & sleep 1; kill -HUP $!; wait $!; echo code $?");
   EXPECT_EQ(result.out, "code 0\n") << result.err;
 }
@@ -210,9 +233,9 @@ TEST_F(CliFiles, AModelFileThatShrinksWhileItIsCompiled) {
   for (const std::string verb : {"compile", "run"}) {
     WriteAll(model_, MakeTinyModel({.seed = 38}).File());
     const std::vector<std::string> before = Names();
-    const Running running = StartSinter(verb == "run"
-                                            ? std::vector<std::string>{"run", "m.gguf", "-p", "abc", "--target=avx2"}
-                                            : std::vector<std::string>{"compile", "m.gguf", "-o", "out.sinter"});
+    const Running running =
+        StartSinter(verb == "run" ? std::vector<std::string>{"run", "m.gguf", "-p", "abc", "--target=avx2"}
+                                  : std::vector<std::string>{"compile", "m.gguf", "-o", "out.sinter"});
     if (verb == "compile") {
       ASSERT_TRUE(WaitForTemporary(running, "out.sinter"));
     } else {

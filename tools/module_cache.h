@@ -9,9 +9,9 @@
 //
 // A name earns no trust: an entry goes through the loader like any other module, and one that was last used before the
 // machine started has its weights compared with their checksum too, since entries are not synced to the disk (which
-// takes a second a GB) and a loss of power may have taken any of their bytes. Whatever fails is compiled anew. Entries are written beside their place and renamed, so runs at the same
-// time see whole ones. The time of last use is the file's own (mtime); the entries used longest ago make room for new
-// ones.
+// takes a second a GB) and a loss of power may have taken any of their bytes. Whatever fails is compiled anew. Entries
+// are written beside their place and renamed, so runs at the same time see whole ones. The time of last use is the
+// file's own (mtime); the entries used longest ago make room for new ones.
 #pragma once
 
 #include <cstdint>
