@@ -23,10 +23,19 @@ namespace {
 
 std::string Reason() { return std::strerror(errno); }
 
-absl::StatusOr<int> OpenForReading(const std::string& path) {
-  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": cannot open: ", Reason()));
-  return fd;
+// Closed whatever happens: also when memory runs out between opening and closing.
+struct Descriptor {
+  Descriptor(const std::string& path, int flags) : fd(open(path.c_str(), flags | O_CLOEXEC)) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd >= 0) close(fd);
+  }
+  const int fd;
+};
+
+absl::Status CannotOpen(const std::string& path) {
+  return absl::NotFoundError(absl::StrCat(path, ": cannot open: ", Reason()));
 }
 
 absl::Status WriteAll(int fd, const std::string& path, absl::string_view bytes) {
@@ -80,22 +89,16 @@ bool Sync(int fd) { return fsync(fd) == 0 || errno == EINVAL; }
 bool SyncFolderOf(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
-  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return true;
-  const bool synced = Sync(fd);
-  const int error = errno;
-  close(fd);
-  errno = error;
-  return synced;
+  const Descriptor file(folder, O_RDONLY | O_DIRECTORY);
+  return file.fd < 0 || Sync(file.fd);
 }
 
 }  // namespace
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  SINTER_ASSIGN_OR_RETURN(int fd, OpenForReading(path));
-  absl::StatusOr<MappedFile> file = FromDescriptor(fd, path);
-  close(fd);
-  return file;
+  const Descriptor file(path, O_RDONLY);
+  if (file.fd < 0) return CannotOpen(path);
+  return FromDescriptor(file.fd, path);
 }
 
 absl::StatusOr<MappedFile> MappedFile::FromDescriptor(int fd, const std::string& path) {
@@ -247,12 +250,13 @@ absl::Status OutputFile::Commit() {
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
-  SINTER_ASSIGN_OR_RETURN(int fd, OpenForReading(path));
+  const Descriptor file(path, O_RDONLY);
+  if (file.fd < 0) return CannotOpen(path);
   std::string content;
   char buffer[1 << 16];
   absl::Status status;
   while (true) {
-    const ssize_t n = read(fd, buffer, sizeof buffer);
+    const ssize_t n = read(file.fd, buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) status = absl::NotFoundError(absl::StrCat(path, ": cannot read: ", Reason()));
     if (n <= 0) break;
@@ -262,7 +266,6 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes
       break;
     }
   }
-  close(fd);
   if (!status.ok()) return status;
   return content;
 }
@@ -270,11 +273,9 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes
 absl::Status WriteFile(const std::string& path, absl::string_view content) {
   struct stat info;
   if (stat(path.c_str(), &info) == 0 && (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode))) {
-    const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
-    if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": cannot open: ", Reason()));
-    const absl::Status status = WriteAll(fd, path, content);
-    close(fd);
-    return status;
+    const Descriptor file(path, O_WRONLY);
+    if (file.fd < 0) return CannotOpen(path);
+    return WriteAll(file.fd, path, content);
   }
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
   SINTER_RETURN_IF_ERROR(file.WriteAt(0, {reinterpret_cast<const uint8_t*>(content.data()), content.size()}));

@@ -126,7 +126,7 @@ absl::Status Gguf::ParseHeader() {
 
   uint8_t digest[32];
   if (EVP_Digest(bytes_.data(), data_offset_, digest, nullptr, EVP_sha256(), nullptr) != 1) {
-    return absl::InternalError(absl::StrCat(path_, ": SHA-256 of the header failed"));
+    return absl::ResourceExhaustedError(absl::StrCat(path_, ": no memory for the SHA-256 of the header"));
   }
   header_sha256_ = absl::BytesToHexString({reinterpret_cast<const char*>(digest), sizeof digest});
   return absl::OkStatus();

@@ -18,10 +18,11 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/hash/hash.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -125,7 +126,7 @@ class Gguf {
   std::string header_sha256_;
   std::vector<GgufKey> keys_;
   std::vector<GgufTensor> tensors_;
-  absl::flat_hash_map<absl::string_view, uint32_t> key_index_, tensor_index_;
+  std::unordered_map<absl::string_view, uint32_t, absl::Hash<absl::string_view>> key_index_, tensor_index_;
 };
 
 }  // namespace sinter

@@ -50,13 +50,15 @@ absl::Status CompiledModule::MoveWeightsToHugePages(int threads) const {
         file_.Drop(first + at, count);
       }
     };
+    bool started = true;
     try {
       for (int i = 1; i < threads; ++i) others.emplace_back(work);
-    } catch (const std::exception&) {  // the threads that there are do it
+    } catch (const std::exception&) {
+      started = false;
     }
-    work();
+    if (started) work();
     for (std::thread& other : others) other.join();
-    const bool moved = mprotect(copy, mapped, PROT_READ) == 0 &&
+    const bool moved = started && mprotect(copy, mapped, PROT_READ) == 0 &&
                        mremap(copy, mapped, mapped, MREMAP_MAYMOVE | MREMAP_FIXED, const_cast<uint8_t*>(weights_)) ==
                            static_cast<const void*>(weights_);
     const int error = errno;
@@ -65,6 +67,7 @@ absl::Status CompiledModule::MoveWeightsToHugePages(int threads) const {
     munmap(moved ? copy + mapped : copy,
            static_cast<size_t>(static_cast<uint8_t*>(memory) + room - copy) - (moved ? mapped : 0));
     if (moved) return absl::OkStatus();
+    if (!started) return absl::ResourceExhaustedError(absl::StrCat(path(), ": cannot start ", threads, " threads"));
     return absl::ResourceExhaustedError(
         absl::StrCat(path(), ": cannot map the copy of the weights: ", strerror(error)));
   });

@@ -1,10 +1,12 @@
 #include "runtime/tokenizer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <queue>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -80,7 +82,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
 
     Tokenizer t;
     t.data_ = std::move(data);
-    t.ids_.reserve(size);
+    t.slots_.assign(std::bit_ceil(2 * size), -1);  // half of them free, so that searches are short
     for (int32_t id = 0; id < t.vocab_size(); ++id) {
       const absl::string_view token = t.data_.tokens[static_cast<size_t>(id)];
       const int32_t type = t.data_.types[static_cast<size_t>(id)];
@@ -94,8 +96,9 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
         return invalid("token ", id, " ", Quoted(token), " has ", token.size(), " bytes: ", limits::kTokenBytes.Text());
       }
       if (!token.empty()) {  // no text spells an empty token
-        const auto [it, inserted] = t.ids_.try_emplace(token, id);
-        if (!inserted) return invalid("tokens ", it->second, " and ", id, " are both ", Quoted(token));
+        int32_t& slot = t.slots_[t.SlotOf(token)];
+        if (slot >= 0) return invalid("tokens ", slot, " and ", id, " are both ", Quoted(token));
+        slot = id;
         t.max_token_bytes_ = std::max(t.max_token_bytes_, token.size());
         if (t.type(id) == TokenType::kUserDefined || t.type(id) == TokenType::kControl ||
             t.type(id) == TokenType::kUnknown) {
@@ -124,9 +127,11 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
   });
 }
 
-int32_t Tokenizer::Find(absl::string_view text) const {
-  auto it = ids_.find(text);
-  return it == ids_.end() ? -1 : it->second;
+size_t Tokenizer::SlotOf(absl::string_view text) const {
+  const size_t mask = slots_.size() - 1;
+  size_t slot = absl::Hash<absl::string_view>()(text) & mask;  // seeded: no file can foresee it
+  while (slots_[slot] >= 0 && data_.tokens[static_cast<size_t>(slots_[slot])] != text) slot = (slot + 1) & mask;
+  return slot;
 }
 
 absl::string_view Tokenizer::Piece(int32_t id) const {

@@ -22,7 +22,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -73,10 +72,12 @@ class Tokenizer {
   std::vector<Fragment> Split(absl::string_view text, bool special) const;
   void EncodeText(absl::string_view text, std::vector<int32_t>& ids) const;
   TokenType type(int32_t id) const { return static_cast<TokenType>(data_.types[static_cast<size_t>(id)]); }
-  int32_t Find(absl::string_view text) const;  // -1 when no token
+  // The place of a token's id in slots_, or the free one where it would stand.
+  size_t SlotOf(absl::string_view text) const;
+  int32_t Find(absl::string_view text) const { return slots_[SlotOf(text)]; }  // -1 when no token
 
   TokenizerData data_;
-  absl::flat_hash_map<absl::string_view, int32_t> ids_;  // views into data_.tokens
+  std::vector<int32_t> slots_;  // a hash table of ids by their text: a power of two of places, -1 where free
   size_t max_token_bytes_ = 0, max_piece_bytes_ = 0;
   int32_t byte_ids_[256];
   std::string pieces_;                 // what all tokens print, joined

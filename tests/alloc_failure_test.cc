@@ -110,21 +110,28 @@ absl::Status Serve(const std::string& path, Trace& trace) {
   return absl::OkStatus();
 }
 
-// Calls `work` with the n-th allocation failing, for n = 1, 1 + step, ..; returns how many allocations it makes.
-size_t FailEach(const std::function<absl::Status()>& work, bool all_after, size_t step) {
-  const size_t blocks = HeapBlocks();
+// Calls `work` with the n-th allocation failing, for n = 1, 1 + step, ..; returns how many allocations it makes. Each
+// fails twice: what a library keeps for good after its first error (OpenSSL does) is no leak. `can_do_without`: some
+// may be for what is not needed, such as a library's cache.
+size_t FailEach(const std::function<absl::Status()>& work, bool all_after, size_t step, bool can_do_without = false) {
   for (size_t n = 1;; n += step) {
-    FailAllocations(n, all_after);
-    absl::Status status = work();
-    const bool failed = AllocationHasFailed();
-    FailAllocations(0);
-    if (!failed) {
-      EXPECT_TRUE(status.ok()) << status;
-      return n;
+    size_t blocks = 0;
+    bool done_without = false;
+    for (int time = 0; time < 2; ++time) {
+      blocks = HeapBlocks();
+      FailAllocations(n, all_after);
+      const absl::Status status = work();
+      const bool failed = AllocationHasFailed();
+      FailAllocations(0);
+      if (!failed) {
+        EXPECT_TRUE(status.ok()) << status;
+        return n;
+      }
+      done_without = status.ok() && can_do_without;
+      if (done_without) continue;
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << "allocation " << n << ": " << status;
     }
-    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << "allocation " << n << ": " << status;
-    status = absl::OkStatus();  // which holds its message
-    EXPECT_EQ(HeapBlocks(), blocks) << "allocation " << n;
+    if (!done_without) EXPECT_EQ(HeapBlocks(), blocks) << "allocation " << n;
     if (::testing::Test::HasFailure()) return n;
   }
 }
@@ -151,7 +158,8 @@ class AllocFailure : public ::testing::Test {
 };
 
 TEST_F(AllocFailure, OneAllocationOfServing) {
-  const size_t count = FailEach([this] { return Serve(path_, *std::make_unique<Trace>()); }, false, 1);
+  Trace trace;
+  const size_t count = FailEach([&] { return Serve(path_, trace); }, false, 1);
   EXPECT_GT(count, 100u);
 }
 
@@ -197,9 +205,9 @@ TEST_F(AllocFailure, OpeningAModelFile) {
   const auto open = [&] { return OpenModel(model).status(); };
   ASSERT_TRUE(open().ok()) << open();
   const auto parse = [&] { return Gguf::Open(model).status(); };
-  FailEach(parse, false, 1);
+  FailEach(parse, false, 1, true);
   FailEach(parse, true, 7);
-  FailEach(open, false, 11);
+  FailEach(open, false, 11, true);
   FailEach(open, true, 37);
   unlink(model.c_str());
 }

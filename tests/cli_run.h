@@ -33,7 +33,7 @@ inline void WriteAll(const std::string& path, const std::string& content) {
 class TestFolder {
  public:
   TestFolder() {
-    std::string path = testing::TempDir() + "sinter_cli_XXXXXX";
+    std::string path = ::testing::TempDir() + "sinter_cli_XXXXXX";
     EXPECT_NE(mkdtemp(path.data()), nullptr);
     path_ = path + "/";
   }
