@@ -16,7 +16,7 @@ namespace sinter {
 namespace {
 
 using testing::BaseMetadata;
-using ::testing::HasSubstr;
+using testing::OpenBytes;
 
 constexpr char kCommand[] = "sinter compile old.gguf --ctx=512 -o old.sinter";
 
