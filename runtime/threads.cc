@@ -59,14 +59,13 @@ void WaitCounter::Wake() {
   if (sleepers_.load(std::memory_order_seq_cst) != 0) Futex(value_, FUTEX_WAKE, INT_MAX);
 }
 
-void WaitCounter::Wait(uint64_t target, bool (*may_spin)(void* context), void* context) {
+void WaitCounter::Wait(uint64_t target) {
   int64_t deadline = 0;
   do {
     for (int i = 0; i < kPausesPerClockRead; ++i) {
       if (value_.load(std::memory_order_acquire) >= target) return;
       __builtin_ia32_pause();
     }
-    if (!may_spin(context)) break;
     if (deadline == 0) deadline = Now() + kSpinNanoseconds;
   } while (Now() < deadline);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
@@ -130,39 +129,18 @@ void ThreadTeam::Run(Work work, void* context) {
   runs_.Add();
   runs_.Wake();
   work(context, 0);
-  Barrier(0);
+  Barrier();
 }
 
-// Spins only where nobody else of the team was last seen on this thread's CPU.
-void ThreadTeam::Wait(WaitCounter& counter, uint64_t target, int thread) {
-  struct Waiter {
-    const std::vector<Seat>& seats;
-    size_t thread;
-  } waiter{seats_, static_cast<size_t>(thread)};
-  seats_[waiter.thread].cpu.store(sched_getcpu(), std::memory_order_relaxed);
-  counter.Wait(
-      target,
-      [](void* context) {
-        const Waiter& self = *static_cast<const Waiter*>(context);
-        const int cpu = sched_getcpu();
-        for (size_t i = 0; i < self.seats.size(); ++i) {
-          if (i != self.thread && self.seats[i].cpu.load(std::memory_order_relaxed) == cpu) return false;
-        }
-        return true;
-      },
-      &waiter);
-}
-
-void ThreadTeam::Barrier(int thread) {
+void ThreadTeam::Barrier() {
   // The k-th barrier is complete at k * threads_ arrivals, and nobody arrives at the next before it is.
   const uint64_t team = static_cast<uint64_t>(threads_);
   const uint64_t arrival = arrivals_.Add();
   const uint64_t complete = (arrival + team - 1) / team * team;
   if (arrival == complete) {
-    seats_[static_cast<size_t>(thread)].cpu.store(sched_getcpu(), std::memory_order_relaxed);
     arrivals_.Wake();
   } else {
-    Wait(arrivals_, complete, thread);
+    arrivals_.Wait(complete);
   }
 }
 
@@ -170,7 +148,7 @@ void* ThreadTeam::WorkerMain(void* argument) {
   const Worker& worker = *static_cast<Worker*>(argument);
   ThreadTeam& team = *worker.team;
   for (uint64_t run = 1;; ++run) {
-    team.Wait(team.runs_, run, worker.thread);
+    team.runs_.Wait(run);
     if (team.work_ == nullptr) return nullptr;
     team.work_(team.context_, worker.thread);
     // The end of the run is a barrier that the workers need not wait for: the caller does.

@@ -1,11 +1,10 @@
 // The threads that walk a step list together: the caller and N-1 workers.
 //
 // A run is announced, and a barrier counted, by a monotonic 64-bit counter that is never reset. Who waits on one spins
-// with pause for some 50 microseconds and then sleeps on a futex, so idle workers cost nothing. Each thread states the
-// CPU that it was last seen on: where another process has driven two threads of the team to one CPU, who waits sleeps
-// at once, for the one that it waits for cannot run while it spins. Everything that a thread wrote before a barrier is
-// visible to all of them after it. Nothing here allocates after Create. Each counter has a cache line to itself; what
-// else the team holds is not written while it runs.
+// with pause for some 50 microseconds and then sleeps on a futex, so idle workers cost nothing and a busy machine
+// degrades gently. Everything that a thread wrote before a barrier is visible to all of them after it. Nothing here
+// allocates after Create. Each counter has a cache line to itself; what else the team holds is not written while it
+// runs.
 #pragma once
 
 #include <pthread.h>
@@ -28,8 +27,8 @@ class WaitCounter {
   uint64_t Add() { return value_.fetch_add(1, std::memory_order_seq_cst) + 1; }
   // After an Add that others may be waiting for.
   void Wake();
-  // Returns when the counter is at least `target`; spins no longer than `may_spin(context)` is true.
-  void Wait(uint64_t target, bool (*may_spin)(void* context), void* context);
+  // Returns when the counter is at least `target`.
+  void Wait(uint64_t target);
 
  private:
   alignas(64) std::atomic<uint64_t> value_{0};
@@ -52,9 +51,8 @@ class ThreadTeam {
   // Calls work(context, t) for each t in [0, threads()), t = 0 on the calling thread; returns when all have returned.
   // One Run at a time.
   void Run(Work work, void* context);
-  // For `work`: returns when all threads have called it, each with its own number, equally often. Every thread must
-  // call it.
-  void Barrier(int thread);
+  // For `work`: returns when all threads have called it equally often. Every thread must call it.
+  void Barrier();
 
  private:
   struct Worker {
@@ -62,19 +60,12 @@ class ThreadTeam {
     int thread;
     pthread_t handle;
   };
-  // Where a thread was last seen.
-  struct alignas(64) Seat {
-    std::atomic<int> cpu{-1};
-  };
-  explicit ThreadTeam(int threads)
-      : threads_(threads), workers_(static_cast<size_t>(threads - 1)), seats_(static_cast<size_t>(threads)) {}
-  void Wait(WaitCounter& counter, uint64_t target, int thread);
+  explicit ThreadTeam(int threads) : threads_(threads), workers_(static_cast<size_t>(threads - 1)) {}
   static void* WorkerMain(void* worker);
 
   const int threads_;
   int started_ = 0;  // workers that exist
   std::vector<Worker> workers_;
-  std::vector<Seat> seats_;       // of each thread
   std::vector<int> caller_cpus_;  // of a pinned team: where its caller may run after it
   Work work_ = nullptr;           // nullptr: leave
   void* context_ = nullptr;

@@ -174,7 +174,7 @@ void Workspace::Walk(int thread) {
   }
   SinterKernelArgs args = {slots.data(), dims_.data(), scratch_[static_cast<size_t>(thread)].data()};
   for (const LoadedStep& step : frame_.entry->steps) {
-    if (step.barrier && threads > 1) team_->Barrier(thread);
+    if (step.barrier && threads > 1) team_->Barrier();
     const int64_t grains = step.Grains(dims_.data());
     const int64_t begin = step.replicated ? 0 : grains * thread / threads;
     const int64_t end = step.replicated ? grains : grains * (thread + 1) / threads;

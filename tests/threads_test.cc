@@ -37,12 +37,12 @@ void Walk(void* context, int thread) {
       usleep(300);
     }
     r.cells[me].value += static_cast<int64_t>(me) + 1;
-    r.team->Barrier(thread);
+    r.team->Barrier();
     for (size_t i = 0; i < n; ++i) {
       if (r.cells[i].value % (static_cast<int64_t>(i) + 1) != 0 || r.cells[i].value == 0) ++r.wrong[me].value;
       if (r.cells[i].value / (static_cast<int64_t>(i) + 1) != r.cells[me].value / (thread + 1)) ++r.wrong[me].value;
     }
-    r.team->Barrier(thread);
+    r.team->Barrier();
   }
 }
 
