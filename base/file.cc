@@ -6,7 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
+#include <climits>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -19,19 +23,82 @@ namespace {
 
 std::string Reason() { return std::strerror(errno); }
 
-absl::StatusOr<int> OpenForReading(const std::string& path) {
-  int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": cannot open: ", Reason()));
-  return fd;
+// Closed whatever happens: also when memory runs out between opening and closing.
+struct Descriptor {
+  Descriptor(const std::string& path, int flags) : fd(open(path.c_str(), flags | O_CLOEXEC)) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd >= 0) close(fd);
+  }
+  const int fd;
+};
+
+absl::Status CannotOpen(const std::string& path) {
+  return absl::NotFoundError(absl::StrCat(path, ": cannot open: ", Reason()));
+}
+
+absl::Status WriteAll(int fd, const std::string& path, absl::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return absl::ResourceExhaustedError(absl::StrCat(path, ": cannot write: ", Reason()));
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+// The temporary files that exist, where a signal handler can read them: no lock, and no memory that comes and goes.
+struct Temporary {
+  std::atomic<bool> taken;
+  std::atomic<bool> named;
+  char path[PATH_MAX];
+};
+std::array<Temporary, 64> temporaries;
+
+// Makes an empty file "PLACE.XXXXXX" and returns its index in the table; -1, with errno, when it cannot.
+int CreateTemporary(const std::string& place, int* fd) {
+  if (place.size() + sizeof ".XXXXXX" > PATH_MAX) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  for (size_t i = 0; i < temporaries.size(); ++i) {
+    Temporary& temporary = temporaries[i];
+    if (temporary.taken.exchange(true)) continue;
+    std::strcpy(std::copy(place.begin(), place.end(), temporary.path), ".XXXXXX");
+    temporary.named = true;  // before the file is there, so that no signal finds it unnamed
+    *fd = mkostemp(temporary.path, O_CLOEXEC);
+    if (*fd >= 0) return static_cast<int>(i);
+    temporary.named = temporary.taken = false;
+    return -1;
+  }
+  errno = EMFILE;
+  return -1;
+}
+
+void ForgetTemporary(int index) {
+  Temporary& temporary = temporaries[static_cast<size_t>(index)];
+  temporary.named = false;
+  temporary.taken = false;
+}
+
+// Waits until the disk has the file or folder; file systems that know no such thing say EINVAL.
+bool Sync(int fd) { return fsync(fd) == 0 || errno == EINVAL; }
+
+// A folder that may not be read cannot be synced, and is left to the system.
+bool SyncFolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
+  const Descriptor file(folder, O_RDONLY | O_DIRECTORY);
+  return file.fd < 0 || Sync(file.fd);
 }
 
 }  // namespace
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  SINTER_ASSIGN_OR_RETURN(int fd, OpenForReading(path));
-  absl::StatusOr<MappedFile> file = FromDescriptor(fd, path);
-  close(fd);
-  return file;
+  const Descriptor file(path, O_RDONLY);
+  if (file.fd < 0) return CannotOpen(path);
+  return FromDescriptor(file.fd, path);
 }
 
 absl::StatusOr<MappedFile> MappedFile::FromDescriptor(int fd, const std::string& path) {
@@ -41,6 +108,9 @@ absl::StatusOr<MappedFile> MappedFile::FromDescriptor(int fd, const std::string&
   MappedFile file;
   file.path_ = path;
   file.size_ = static_cast<size_t>(info.st_size);
+  file.modified_ = info.st_mtim;
+  file.fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (file.fd_ < 0) return absl::ResourceExhaustedError(absl::StrCat(path, ": cannot open: ", Reason()));
   if (file.size_ == 0) return file;  // an empty file has no mapping
   void* data = mmap(nullptr, file.size_, PROT_READ, MAP_SHARED, fd, 0);
   if (data == MAP_FAILED) return absl::ResourceExhaustedError(absl::StrCat(path, ": cannot map: ", Reason()));
@@ -51,12 +121,28 @@ absl::StatusOr<MappedFile> MappedFile::FromDescriptor(int fd, const std::string&
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(fd_, other.fd_);
+  std::swap(modified_, other.modified_);
   std::swap(path_, other.path_);
   return *this;
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::Status MappedFile::CheckUnchanged() const {
+  struct stat now;
+  if (fd_ < 0) return absl::OkStatus();
+  if (fstat(fd_, &now) != 0) return absl::ResourceExhaustedError(absl::StrCat(path_, ": cannot stat: ", Reason()));
+  if (static_cast<size_t>(now.st_size) != size_) {
+    return absl::InvalidArgumentError(absl::StrCat(path_, ": changed while it was read: it had ", size_,
+                                                   " bytes and has ", now.st_size, "; try again when it is complete"));
+  }
+  if (now.st_mtim.tv_sec == modified_.tv_sec && now.st_mtim.tv_nsec == modified_.tv_nsec) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(path_, ": changed while it was read: it was written to; try again when it is complete"));
 }
 
 void MappedFile::PreferHugePages() const {
@@ -72,40 +158,61 @@ void MappedFile::Drop(size_t offset, size_t size) const {
   }
 }
 
-absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
+absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, Durability durability) {
   OutputFile file;
-  file.path_ = path;
+  file.path_ = file.place_ = path;
+  file.durability_ = durability;
   if (path.empty()) {
     file.fd_ = memfd_create("sinter", MFD_CLOEXEC);
-  } else {
-    file.temporary_ = absl::StrCat(path, ".XXXXXX");
-    file.fd_ = mkostemp(file.temporary_.data(), O_CLOEXEC);
+    if (file.fd_ >= 0) return file;
+    return absl::ResourceExhaustedError(absl::StrCat("memory file: cannot create: ", Reason()));
   }
-  if (file.fd_ < 0) {
-    const std::string reason = Reason();
-    file.temporary_.clear();
-    return absl::NotFoundError(absl::StrCat(path.empty() ? "memory file" : path, ": cannot create: ", reason));
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0) {
+    if (!S_ISREG(info.st_mode)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": not a regular file, and nothing else is replaced by one; give another name"));
+    }
+    if (char* const place = realpath(path.c_str(), nullptr)) {
+      file.place_ = place;
+      std::free(place);
+    }
   }
-  return file;
+  file.temporary_ = CreateTemporary(file.place_, &file.fd_);
+  if (file.temporary_ >= 0) return file;
+  const bool full = errno == ENOSPC || errno == EDQUOT || errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+  return absl::Status(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kNotFound,
+                      absl::StrCat(path, ": cannot create: ", Reason()));
 }
 
 OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
   std::swap(fd_, other.fd_);
-  std::swap(path_, other.path_);
   std::swap(temporary_, other.temporary_);
+  std::swap(durability_, other.durability_);
+  std::swap(path_, other.path_);
+  std::swap(place_, other.place_);
+  std::swap(check_, other.check_);
   return *this;
 }
 
 OutputFile::~OutputFile() {
   if (fd_ >= 0) close(fd_);
-  if (!temporary_.empty()) unlink(temporary_.c_str());
+  if (temporary_ < 0) return;
+  unlink(temporaries[static_cast<size_t>(temporary_)].path);
+  ForgetTemporary(temporary_);
+}
+
+void RemoveTemporaryFiles() {
+  for (Temporary& temporary : temporaries) {
+    if (temporary.named) unlink(temporary.path);
+  }
 }
 
 absl::Status OutputFile::Extend(uint64_t size) {
   if (size > INT64_MAX || ftruncate(fd_, static_cast<off_t>(size)) != 0) {
     return absl::ResourceExhaustedError(absl::StrCat(path_, ": cannot extend to ", size, " bytes: ", Reason()));
   }
-  if (temporary_.empty()) return absl::OkStatus();  // memory
+  if (temporary_ < 0) return absl::OkStatus();  // memory
   const std::vector<uint8_t> zeros(std::min<uint64_t>(size, kHugePage));
   for (uint64_t offset = 0; offset < size; offset += kHugePage) {
     SINTER_RETURN_IF_ERROR(WriteAt(offset, {zeros.data(), std::min<uint64_t>(size - offset, kHugePage)}));
@@ -125,24 +232,31 @@ absl::Status OutputFile::WriteAt(uint64_t offset, absl::Span<const uint8_t> byte
 }
 
 absl::Status OutputFile::Commit() {
-  if (temporary_.empty()) return absl::OkStatus();
+  if (const auto check = std::exchange(check_, nullptr)) SINTER_RETURN_IF_ERROR(check());
+  if (temporary_ < 0) return absl::OkStatus();
+  const auto failed = [this] {
+    return absl::ResourceExhaustedError(absl::StrCat(path_, ": cannot put in place: ", Reason()));
+  };
   // mkostemp made the file private; give it the permissions that a plain open would have given.
   const mode_t mask = umask(0);
   umask(mask);
-  if (fchmod(fd_, 0666 & ~mask) != 0 || rename(temporary_.c_str(), path_.c_str()) != 0) {
-    return absl::ResourceExhaustedError(absl::StrCat(path_, ": cannot put in place: ", Reason()));
-  }
-  temporary_.clear();
+  if (fchmod(fd_, 0666 & ~mask) != 0) return failed();
+  // The bytes before the name: a name that outlives a loss of power must not outlive what it names.
+  if (durability_ == Durability::kDurable && !Sync(fd_)) return failed();
+  if (rename(temporaries[static_cast<size_t>(temporary_)].path, place_.c_str()) != 0) return failed();
+  ForgetTemporary(std::exchange(temporary_, -1));
+  if (durability_ == Durability::kDurable && !SyncFolderOf(place_)) return failed();
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
-  SINTER_ASSIGN_OR_RETURN(int fd, OpenForReading(path));
+  const Descriptor file(path, O_RDONLY);
+  if (file.fd < 0) return CannotOpen(path);
   std::string content;
   char buffer[1 << 16];
   absl::Status status;
   while (true) {
-    const ssize_t n = read(fd, buffer, sizeof buffer);
+    const ssize_t n = read(file.fd, buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) status = absl::NotFoundError(absl::StrCat(path, ": cannot read: ", Reason()));
     if (n <= 0) break;
@@ -152,12 +266,17 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes
       break;
     }
   }
-  close(fd);
   if (!status.ok()) return status;
   return content;
 }
 
 absl::Status WriteFile(const std::string& path, absl::string_view content) {
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0 && (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode))) {
+    const Descriptor file(path, O_WRONLY);
+    if (file.fd < 0) return CannotOpen(path);
+    return WriteAll(file.fd, path, content);
+  }
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
   SINTER_RETURN_IF_ERROR(file.WriteAt(0, {reinterpret_cast<const uint8_t*>(content.data()), content.size()}));
   return file.Commit();

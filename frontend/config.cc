@@ -2,10 +2,10 @@
 
 #include <limits>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -283,7 +283,7 @@ class ConfigReader {
   // and tables.
   TensorNotes CheckTensors() {
     TensorNotes faults, unknown;
-    absl::flat_hash_set<std::string> known;
+    std::unordered_set<std::string> known;
     for (TensorSpec& spec : ModelTensors(config_)) {
       const GgufTensor* tensor = gguf_.FindTensor(spec.name);
       const std::string dims = absl::StrCat("[", absl::StrJoin(spec.dims, ","), "]");
@@ -298,7 +298,7 @@ class ConfigReader {
       known.insert(std::move(spec.name));
     }
     for (const GgufTensor& tensor : gguf_.tensors()) {
-      bool redundant = known.contains(tensor.name);
+      bool redundant = known.contains(std::string(tensor.name));
       for (absl::string_view suffix : kRedundantTensors) redundant |= absl::EndsWith(tensor.name, suffix);
       if (!redundant)
         unknown.Add(tensor.name, absl::StrCat("no tensor of the ", config_.architecture->name, " architecture"));

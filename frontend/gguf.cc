@@ -14,6 +14,7 @@
 #include "base/checked.h"
 #include "base/escape.h"
 #include "base/limits.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 
 namespace sinter {
@@ -53,20 +54,24 @@ const GgmlType* FindGgmlType(uint32_t id) {
 const char* GgufTypeName(GgufType type) { return kValueTypes[static_cast<uint32_t>(type)].name; }
 
 absl::StatusOr<Gguf> Gguf::Open(const std::string& path) {
-  Gguf gguf;
-  SINTER_ASSIGN_OR_RETURN(gguf.file_, MappedFile::Open(path));
-  gguf.path_ = path;
-  gguf.bytes_ = gguf.file_.bytes();
-  SINTER_RETURN_IF_ERROR(gguf.ParseHeader());
-  return gguf;
+  return WithoutExceptions(path, [&]() -> absl::StatusOr<Gguf> {
+    Gguf gguf;
+    SINTER_ASSIGN_OR_RETURN(gguf.file_, MappedFile::Open(path));
+    gguf.path_ = path;
+    gguf.bytes_ = gguf.file_.bytes();
+    SINTER_RETURN_IF_ERROR(gguf.ParseHeader());
+    return gguf;
+  });
 }
 
 absl::StatusOr<Gguf> Gguf::Parse(absl::Span<const uint8_t> bytes, const std::string& name) {
-  Gguf gguf;
-  gguf.path_ = name;
-  gguf.bytes_ = bytes;
-  SINTER_RETURN_IF_ERROR(gguf.ParseHeader());
-  return gguf;
+  return WithoutExceptions(name, [&]() -> absl::StatusOr<Gguf> {
+    Gguf gguf;
+    gguf.path_ = name;
+    gguf.bytes_ = bytes;
+    SINTER_RETURN_IF_ERROR(gguf.ParseHeader());
+    return gguf;
+  });
 }
 
 absl::Status Gguf::ParseHeader() {
@@ -121,7 +126,7 @@ absl::Status Gguf::ParseHeader() {
 
   uint8_t digest[32];
   if (EVP_Digest(bytes_.data(), data_offset_, digest, nullptr, EVP_sha256(), nullptr) != 1) {
-    return absl::InternalError(absl::StrCat(path_, ": SHA-256 of the header failed"));
+    return absl::ResourceExhaustedError(absl::StrCat(path_, ": no memory for the SHA-256 of the header"));
   }
   header_sha256_ = absl::BytesToHexString({reinterpret_cast<const char*>(digest), sizeof digest});
   return absl::OkStatus();

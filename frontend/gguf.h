@@ -18,10 +18,11 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/hash/hash.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -99,6 +100,8 @@ class Gguf {
     return bytes_.subspan(tensor.offset, tensor.bytes);
   }
   void Drop(const GgufTensor& tensor) const { file_.Drop(tensor.offset, tensor.bytes); }
+  // kInvalidArgument when the file was written to since Open.
+  absl::Status CheckUnchanged() const { return file_.CheckUnchanged(); }
 
   // kInvalidArgument at a place of this file, for callers that find fault with what a key or a tensor says.
   absl::Status KeyError(absl::string_view key, absl::string_view message) const;
@@ -123,7 +126,7 @@ class Gguf {
   std::string header_sha256_;
   std::vector<GgufKey> keys_;
   std::vector<GgufTensor> tensors_;
-  absl::flat_hash_map<absl::string_view, uint32_t> key_index_, tensor_index_;
+  std::unordered_map<absl::string_view, uint32_t, absl::Hash<absl::string_view>> key_index_, tensor_index_;
 };
 
 }  // namespace sinter

@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/escape.h"
 #include "base/file.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "frontend/config.h"
 #include "frontend/gguf.h"
@@ -107,27 +108,29 @@ absl::Status ChooseCacheType(const ImportOptions& options, Model& model) {
 }  // namespace
 
 absl::StatusOr<Model> OpenModel(const std::string& path, const ImportOptions& options) {
-  Model model;
-  if (absl::StartsWith(path, kPresetPrefix)) {
-    SINTER_ASSIGN_OR_RETURN(const Preset preset, ParsePreset(path));
-    model.name = preset.name;
-    model.config = preset.config;
-    model.weights = MakePresetWeights(preset);
-  } else {
-    SINTER_RETURN_IF_ERROR(CheckFileKind(path));
-    SINTER_ASSIGN_OR_RETURN(Gguf opened, Gguf::Open(path));
-    const auto gguf = std::make_shared<const Gguf>(std::move(opened));
-    model.name = DisplayName(*gguf);
-    SINTER_ASSIGN_OR_RETURN(model.config, ReadModelConfig(*gguf));
-    SINTER_ASSIGN_OR_RETURN(TokenizerData tokenizer, ReadTokenizerData(*gguf));
-    if (!tokenizer.tokens.empty()) model.tokenizer = std::move(tokenizer);
-    model.weights = MakeGgufWeights(gguf);
-  }
-  SINTER_RETURN_IF_ERROR(ChooseSizes(options, model));
-  SINTER_RETURN_IF_ERROR(ChooseCacheType(options, model));
-  const TransformerOptions graph{ModuleName(model.name), model.context, model.chunk, model.kv};
-  SINTER_ASSIGN_OR_RETURN(model.module, BuildTransformer(model.config, *model.weights, graph));
-  return model;
+  return WithoutExceptions(path, [&]() -> absl::StatusOr<Model> {
+    Model model;
+    if (absl::StartsWith(path, kPresetPrefix)) {
+      SINTER_ASSIGN_OR_RETURN(const Preset preset, ParsePreset(path));
+      model.name = preset.name;
+      model.config = preset.config;
+      model.weights = MakePresetWeights(preset);
+    } else {
+      SINTER_RETURN_IF_ERROR(CheckFileKind(path));
+      SINTER_ASSIGN_OR_RETURN(Gguf opened, Gguf::Open(path));
+      const auto gguf = std::make_shared<const Gguf>(std::move(opened));
+      model.name = DisplayName(*gguf);
+      SINTER_ASSIGN_OR_RETURN(model.config, ReadModelConfig(*gguf));
+      SINTER_ASSIGN_OR_RETURN(TokenizerData tokenizer, ReadTokenizerData(*gguf));
+      if (!tokenizer.tokens.empty()) model.tokenizer = std::move(tokenizer);
+      model.weights = MakeGgufWeights(gguf);
+    }
+    SINTER_RETURN_IF_ERROR(ChooseSizes(options, model));
+    SINTER_RETURN_IF_ERROR(ChooseCacheType(options, model));
+    const TransformerOptions graph{ModuleName(model.name), model.context, model.chunk, model.kv};
+    SINTER_ASSIGN_OR_RETURN(model.module, BuildTransformer(model.config, *model.weights, graph));
+    return model;
+  });
 }
 
 }  // namespace sinter

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/checked.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "frontend/presets.h"
 #include "ir/quant.h"
@@ -60,6 +61,7 @@ class GgufWeights final : public WeightSource {
     const GgufTensor* tensor = gguf_->FindTensor(name);
     if (tensor != nullptr) gguf_->Drop(*tensor);
   }
+  absl::Status CheckUnchanged() const override { return gguf_->CheckUnchanged(); }
 
  private:
   absl::Status ReadRows(absl::string_view name, const TensorInfo& info, int64_t row_begin,
@@ -121,12 +123,14 @@ std::unique_ptr<WeightSource> MakeGgufWeights(std::shared_ptr<const Gguf> gguf) 
 }
 
 absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(const std::string& path) {
-  if (absl::StartsWith(path, kPresetPrefix)) {
-    SINTER_ASSIGN_OR_RETURN(const Preset preset, ParsePreset(path));
-    return MakePresetWeights(preset);
-  }
-  SINTER_ASSIGN_OR_RETURN(Gguf gguf, Gguf::Open(path));
-  return MakeGgufWeights(std::make_shared<const Gguf>(std::move(gguf)));
+  return WithoutExceptions(path, [&]() -> absl::StatusOr<std::unique_ptr<WeightSource>> {
+    if (absl::StartsWith(path, kPresetPrefix)) {
+      SINTER_ASSIGN_OR_RETURN(const Preset preset, ParsePreset(path));
+      return MakePresetWeights(preset);
+    }
+    SINTER_ASSIGN_OR_RETURN(Gguf gguf, Gguf::Open(path));
+    return MakeGgufWeights(std::make_shared<const Gguf>(std::move(gguf)));
+  });
 }
 
 WeightReader MakeWeightReader(const WeightSource& source) {

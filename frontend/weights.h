@@ -48,6 +48,8 @@ class WeightSource {
                     absl::Span<uint8_t> out) const;
   // The tensor will not be read again soon: its pages may go.
   virtual void Done(absl::string_view) const {}
+  // kInvalidArgument when the file was written to since it was opened: what was read of it may not belong together.
+  virtual absl::Status CheckUnchanged() const { return absl::OkStatus(); }
 
  protected:
   WeightSource(std::string path, std::string digest) : path_(std::move(path)), digest_(std::move(digest)) {}

@@ -14,7 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "base/file.h"
+#include "runtime/cgroup.h"
 #include "runtime/features.h"
 
 namespace sinter {
@@ -41,12 +41,6 @@ bool CpuHas(const CpuFeature& row, uint64_t enabled_state) {
     return false;
   }
   return (registers[row.reg] >> row.bit & 1) != 0 && (enabled_state & row.os_state) == row.os_state;
-}
-
-// A file of /proc or /sys without its last newline; "" when it cannot be read.
-std::string ReadSystemFile(const std::string& path) {
-  absl::StatusOr<std::string> text = ReadFile(path, 1 << 20);
-  return text.ok() ? std::string(absl::StripTrailingAsciiWhitespace(*text)) : "";
 }
 
 // "0-3,8" as a set of numbers.
@@ -76,28 +70,13 @@ std::optional<double> QuotaOf(const std::string& folder, bool v2) {
   return quota / period;
 }
 
-// The tightest CPU quota on the way from this process's cgroup to the root. Inside a container the path that /proc
-// names may lie outside what is mounted; its missing folders state no limit and the walk still reaches the mount's
-// root.
+// The tightest CPU quota of the groups of this process.
 std::optional<double> CgroupQuota(const std::string& root) {
   std::optional<double> tightest;
-  for (absl::string_view line : absl::StrSplit(ReadSystemFile(root + "/proc/self/cgroup"), '\n')) {
-    const std::vector<absl::string_view> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));  // id:controllers:path
-    if (fields.size() != 3) continue;
-    const bool v2 = fields[1].empty();
-    const std::vector<absl::string_view> controllers = absl::StrSplit(fields[1], ',');
-    if (!v2 && std::find(controllers.begin(), controllers.end(), "cpu") == controllers.end()) continue;
-    const std::string mount = absl::StrCat(root, "/sys/fs/cgroup", v2 ? "" : "/cpu");
-    std::string path(fields[2]);
-    while (true) {
-      while (!path.empty() && path.back() == '/') path.pop_back();
-      const std::optional<double> quota = QuotaOf(mount + path, v2);
-      if (quota && (!tightest || *quota < *tightest)) tightest = quota;
-      if (path.empty()) break;
-      const size_t slash = path.rfind('/');
-      path.resize(slash == std::string::npos ? 0 : slash);
-    }
-  }
+  VisitCgroups(root, "cpu", [&](const std::string& folder, bool v2) {
+    const std::optional<double> quota = QuotaOf(folder, v2);
+    if (quota && (!tightest || *quota < *tightest)) tightest = quota;
+  });
   return tightest;
 }
 
@@ -146,6 +125,7 @@ std::vector<int> AffinityCpus() {
   std::vector<int> cpus;
   for (int capacity = CPU_SETSIZE; capacity <= 1 << 20; capacity *= 2) {
     cpu_set_t* set = CPU_ALLOC(capacity);
+    if (set == nullptr) break;
     const size_t bytes = CPU_ALLOC_SIZE(capacity);
     const bool ok = sched_getaffinity(0, bytes, set) == 0;
     for (int cpu = 0; ok && cpu < capacity; ++cpu) {

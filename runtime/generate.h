@@ -2,7 +2,8 @@
 //
 // Generate steps lazily: the last token that it emitted enters the sequence only when another is wanted, so that
 // generation can be continued by another call and costs no step whose logits nobody reads. Nothing is allocated per
-// token. Errors: those of Workspace; kOutOfRange when there is no prompt.
+// token. Errors: those of Workspace; kOutOfRange when there is no prompt,
+// kResourceExhausted when memory runs out.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +33,8 @@ class Generator {
   using Emit = bool (*)(void* context, int32_t id, absl::string_view text);
 
   // All outlive the generator. Without a tokenizer no token is an end; without a stream all text is empty.
-  Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler, const Tokenizer* tokenizer,
-            TokenStream* stream);
+  static absl::StatusOr<Generator> Create(Workspace& workspace, Sequence& sequence, Sampler& sampler,
+                                          const Tokenizer* tokenizer, TokenStream* stream);
 
   // Appends a prompt to the sequence.
   absl::Status Prefill(absl::Span<const int32_t> ids);
@@ -41,14 +42,16 @@ class Generator {
   absl::StatusOr<StopReason> Generate(const GenerateOptions& options, Emit emit, void* context);
 
  private:
+  Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler, const Tokenizer* tokenizer,
+            TokenStream* stream);
   absl::StatusOr<StopReason> Loop(const GenerateOptions& options, Emit emit, void* context);
   absl::Status Advance();
 
-  Workspace& workspace_;
-  Sequence& sequence_;
-  Sampler& sampler_;
-  const Tokenizer* const tokenizer_;
-  TokenStream* const stream_;
+  Workspace* workspace_;
+  Sequence* sequence_;
+  Sampler* sampler_;
+  const Tokenizer* tokenizer_;
+  TokenStream* stream_;
   std::vector<float> logits_;  // of the last position of the sequence
   int32_t last_ = -1;          // the last id of the text; -1: there is no prompt yet
   bool pending_ = false;       // it is not in the sequence yet

@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/escape.h"
 #include "base/limits.h"
+#include "base/out_of_memory.h"
 #include "runtime/module_check.h"
 #include "runtime/module_format.h"
 
@@ -118,59 +119,67 @@ const LoadedEntry* CompiledModule::FindEntry(absl::string_view name,
 }
 
 absl::Status CompiledModule::CheckDims(const LoadedEntry& entry, absl::Span<const int64_t> dims) const {
-  if (dims.size() != dims_.size()) {
-    return absl::OutOfRangeError(absl::StrCat(dims.size(), " values for ", dims_.size(), " dims"));
-  }
-  for (uint16_t symbol : entry.symbols) {
-    if (dims[symbol] == kUnbound) {
-      return absl::OutOfRangeError(
-          absl::StrCat("entry ", Quoted(entry.name), ": dim ", Escaped(dims_[symbol].name), " has no value"));
+  return WithoutExceptions("checking dims", [&]() -> absl::Status {
+    if (dims.size() != dims_.size()) {
+      return absl::OutOfRangeError(absl::StrCat(dims.size(), " values for ", dims_.size(), " dims"));
     }
-  }
-  for (size_t i = 0; i < dims.size(); ++i) {
-    if (dims[i] == kUnbound || InRange(dims[i], dims_[i])) continue;
-    return absl::OutOfRangeError(absl::StrCat("dim ", Escaped(dims_[i].name), " = ", dims[i], " is not within ",
-                                              dims_[i].min, "..", dims_[i].max));
-  }
-  for (size_t i = 0; i < bounds_.size(); ++i) {
-    const int64_t value = SmallestOf(bounds_[i].expr, dims, dims_);
-    if (value <= bounds_[i].max) continue;
-    return absl::OutOfRangeError(absl::StrCat("bound ", i, " of the dims: ", value, " is more than ", bounds_[i].max));
-  }
-  return absl::OkStatus();
+    for (uint16_t symbol : entry.symbols) {
+      if (dims[symbol] == kUnbound) {
+        return absl::OutOfRangeError(
+            absl::StrCat("entry ", Quoted(entry.name), ": dim ", Escaped(dims_[symbol].name), " has no value"));
+      }
+    }
+    for (size_t i = 0; i < dims.size(); ++i) {
+      if (dims[i] == kUnbound || InRange(dims[i], dims_[i])) continue;
+      return absl::OutOfRangeError(absl::StrCat("dim ", Escaped(dims_[i].name), " = ", dims[i], " is not within ",
+                                                dims_[i].min, "..", dims_[i].max));
+    }
+    for (size_t i = 0; i < bounds_.size(); ++i) {
+      const int64_t value = SmallestOf(bounds_[i].expr, dims, dims_);
+      if (value <= bounds_[i].max) continue;
+      return absl::OutOfRangeError(
+          absl::StrCat("bound ", i, " of the dims: ", value, " is more than ", bounds_[i].max));
+    }
+    return absl::OkStatus();
+  });
 }
 
 absl::Status CompiledModule::VerifyWeights() const {
-  FileHeader header;
-  ByteReader(file_.bytes()).Read(&header);  // there, or it would not have loaded
-  if (ChecksumOf(file_, header.weights.offset, header.weights.size) == header.weights.checksum) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(path(), ": weights: their checksum does not match; make the module anew with: ",
-                   Escaped(ViewOf(metadata_->command()), limits::kCommandBytes.most)));
+  return WithoutExceptions(path(), [&]() -> absl::Status {
+    FileHeader header;
+    ByteReader(file_.bytes()).Read(&header);  // there, or it would not have loaded
+    if (ChecksumOf(file_, header.weights.offset, header.weights.size) == header.weights.checksum)
+      return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(path(), ": weights: their checksum does not match; make the module anew with: ",
+                     Escaped(ViewOf(metadata_->command()), limits::kCommandBytes.most)));
+  });
 }
 
 absl::StatusOr<TokenizerData> CompiledModule::tokenizer() const {
-  const fbs::Tokenizer* t = metadata_->tokenizer();
-  if (t == nullptr) return absl::UnimplementedError(absl::StrCat(path(), ": the module holds no tokenizer"));
-  const auto optional_id = [](int32_t id) { return id < 0 ? std::nullopt : std::optional<int32_t>(id); };
-  TokenizerData data;
-  data.kind = std::string(ViewOf(t->model()));
-  if (t->tokens() != nullptr) {
-    data.tokens.reserve(t->tokens()->size());
-    for (const flatbuffers::String* token : *t->tokens()) data.tokens.emplace_back(ViewOf(token));
-  }
-  if (t->scores() != nullptr) data.scores.assign(t->scores()->begin(), t->scores()->end());
-  if (t->types() != nullptr) data.types.assign(t->types()->begin(), t->types()->end());
-  data.bos = optional_id(t->bos());
-  data.eos = optional_id(t->eos());
-  data.unk = optional_id(t->unk());
-  if (t->end_of_generation() != nullptr) {
-    data.end_ids.assign(t->end_of_generation()->begin(), t->end_of_generation()->end());
-  }
-  data.add_bos = t->add_bos();
-  data.add_eos = t->add_eos();
-  data.add_space_prefix = t->add_space_prefix();
-  return data;
+  return WithoutExceptions(path(), [&]() -> absl::StatusOr<TokenizerData> {
+    const fbs::Tokenizer* t = metadata_->tokenizer();
+    if (t == nullptr) return absl::UnimplementedError(absl::StrCat(path(), ": the module holds no tokenizer"));
+    const auto optional_id = [](int32_t id) { return id < 0 ? std::nullopt : std::optional<int32_t>(id); };
+    TokenizerData data;
+    data.kind = std::string(ViewOf(t->model()));
+    if (t->tokens() != nullptr) {
+      data.tokens.reserve(t->tokens()->size());
+      for (const flatbuffers::String* token : *t->tokens()) data.tokens.emplace_back(ViewOf(token));
+    }
+    if (t->scores() != nullptr) data.scores.assign(t->scores()->begin(), t->scores()->end());
+    if (t->types() != nullptr) data.types.assign(t->types()->begin(), t->types()->end());
+    data.bos = optional_id(t->bos());
+    data.eos = optional_id(t->eos());
+    data.unk = optional_id(t->unk());
+    if (t->end_of_generation() != nullptr) {
+      data.end_ids.assign(t->end_of_generation()->begin(), t->end_of_generation()->end());
+    }
+    data.add_bos = t->add_bos();
+    data.add_eos = t->add_eos();
+    data.add_space_prefix = t->add_space_prefix();
+    return data;
+  });
 }
 
 }  // namespace sinter

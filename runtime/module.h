@@ -4,7 +4,11 @@
 // index, offset, size and type of the metadata (a module that passes can be run without another check; module_check.h),
 // then CPU features with the OS bits, and only then makes the chosen image's pages of the mapping executable (never
 // writable). Errors: kInvalidArgument for a damaged or lying file, kFailedPrecondition for a version or CPU that does
-// not fit; the message names found, expected and the command that makes the module anew.
+// not fit; the message names found, expected and the command that makes the module anew. kResourceExhausted when memory
+// or descriptors run out.
+//
+// The file stays mapped: replace one that is in use by renaming another over it, as `sinter compile` does. Cut short,
+// it raises SIGBUS in whoever reads a page that is gone; the runtime installs no handlers (tools/signals.h has one).
 #pragma once
 
 #include <cstdint>
@@ -104,6 +108,8 @@ class CompiledModule {
   absl::string_view target() const { return target_; }
   const std::string& path() const { return file_.path(); }
   uint64_t file_bytes() const { return file_.bytes().size(); }
+  // Weights are the file's last section.
+  uint64_t weights_bytes() const { return file_bytes() - static_cast<uint64_t>(weights_ - file_.bytes().data()); }
   // Writes /tmp/perf-PID.map, from which `perf report` knows kernels by name. perf asks that file only about code that
   // lies in no file, so the code's pages become a copy of themselves in anonymous memory: call it before any Run.
   // Format: https://github.com/torvalds/linux/blob/master/tools/perf/Documentation/jit-interface.txt

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <string>
+#include <unordered_set>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "base/bytes.h"
 #include "base/checked.h"
@@ -57,7 +58,7 @@ class Checker {
     SINTER_RETURN_IF_ERROR(CheckImages());
     if (m_.entries()->size() == 0) return Bad("no entries");
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kEntries, m_.entries()->size()));
-    absl::flat_hash_set<absl::string_view> names;
+    std::unordered_set<absl::string_view, absl::Hash<absl::string_view>> names;
     for (const fbs::Entry* entry : *m_.entries()) {
       const std::string place = absl::StrCat("entry ", Quoted(ViewOf(entry->name())), " ");
       if (entry->name()->size() == 0) return Bad("an entry has no name");
@@ -92,7 +93,7 @@ class Checker {
 
   absl::Status CheckDims() {
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kDimSymbols, m_.dims()->size()));
-    absl::flat_hash_set<absl::string_view> names;
+    std::unordered_set<absl::string_view, absl::Hash<absl::string_view>> names;
     for (const fbs::Dim* dim : *m_.dims()) {
       const std::string place = absl::StrCat("dim ", Quoted(ViewOf(dim->name())), " ");
       if (dim->min() < 0 || dim->max() < dim->min()) return Bad(place, "has the range ", dim->min(), "..", dim->max());
@@ -161,7 +162,7 @@ class Checker {
   absl::Status CheckImages() {
     if (m_.images()->size() == 0) return Bad("no code images");
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kImages, m_.images()->size()));
-    absl::flat_hash_set<absl::string_view> targets;
+    std::unordered_set<absl::string_view, absl::Hash<absl::string_view>> targets;
     for (const fbs::Image* image : *m_.images()) {
       const std::string place = absl::StrCat("image ", Quoted(ViewOf(image->target())), ": ");
       if (!targets.insert(ViewOf(image->target())).second) return Bad(place, "stands twice");

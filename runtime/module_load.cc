@@ -12,11 +12,13 @@
 #include "base/checked.h"
 #include "base/escape.h"
 #include "base/limits.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "runtime/module.h"
 #include "runtime/module_check.h"
 #include "runtime/module_format.h"
+#include "runtime/module_origin.h"
 
 namespace sinter {
 namespace {
@@ -157,18 +159,23 @@ class ModuleLoader {
       return Bad(absl::StrCat("header: the file has ", size, " bytes, the header alone has ", kModulePage));
     }
     if (header_.format_version != kModuleFormatVersion) {
-      return Error(absl::StatusCode::kFailedPrecondition,
-                   absl::StrCat("header: format version ", header_.format_version, ", this program reads version ",
-                                kModuleFormatVersion));
+      return OtherVersion("format", header_.format_version, "reads", kModuleFormatVersion);
     }
     if (header_.abi_version != SINTER_ABI_VERSION) {
-      return Error(absl::StatusCode::kFailedPrecondition,
-                   absl::StrCat("header: ABI version ", header_.abi_version, ", this program runs version ",
-                                SINTER_ABI_VERSION));
+      return OtherVersion("ABI", header_.abi_version, "runs", SINTER_ABI_VERSION);
     }
     if (!(HeaderChecksum(header_) == header_.header)) return Bad("header: its checksum does not match");
     SINTER_RETURN_IF_ERROR(CheckZeros("header", sizeof header_, kModulePage));
     return absl::OkStatus();
+  }
+
+  absl::Status OtherVersion(absl::string_view what, uint32_t found, absl::string_view does, uint32_t expected) {
+    const std::optional<ModuleOrigin> origin = OriginOf(file_.bytes());
+    if (origin) command_ = Escaped(origin->command, limits::kCommandBytes.most);
+    return Error(absl::StatusCode::kFailedPrecondition,
+                 absl::StrCat("header: ", what, " version ", found,
+                              origin ? absl::StrCat(" of ", Escaped(origin->producer, kShownBytes)) : "",
+                              ", this program ", does, " version ", expected));
   }
 
   absl::Status CheckZeros(absl::string_view after, uint64_t begin, uint64_t end) const {
@@ -269,18 +276,24 @@ class ModuleLoader {
 
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompiledModule::Open(const std::string& path,
                                                                            absl::string_view target) {
-  SINTER_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-  return FromFile(std::move(file), target);
+  return WithoutExceptions(path, [&]() -> absl::StatusOr<std::shared_ptr<const CompiledModule>> {
+    SINTER_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
+    return FromFile(std::move(file), target);
+  });
 }
 
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompiledModule::FromFile(MappedFile file,
                                                                                absl::string_view target) {
-  return ModuleLoader(std::move(file)).Load(target, /*map_code=*/true);
+  return WithoutExceptions("opening a compiled module", [&]() -> absl::StatusOr<std::shared_ptr<const CompiledModule>> {
+    return ModuleLoader(std::move(file)).Load(target, /*map_code=*/true);
+  });
 }
 
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompiledModule::OpenForInspection(const std::string& path) {
-  SINTER_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
-  return ModuleLoader(std::move(file)).Load("", /*map_code=*/false);
+  return WithoutExceptions(path, [&]() -> absl::StatusOr<std::shared_ptr<const CompiledModule>> {
+    SINTER_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
+    return ModuleLoader(std::move(file)).Load("", /*map_code=*/false);
+  });
 }
 
 }  // namespace sinter

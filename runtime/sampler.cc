@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/limits.h"
+#include "base/out_of_memory.h"
 
 namespace sinter {
 namespace {
@@ -43,21 +44,23 @@ double Weight(float logit, float largest, double temperature) {
 }  // namespace
 
 absl::StatusOr<Sampler> Sampler::Create(const SamplerOptions& o, int32_t vocab_size) {
-  auto refuse = [](const char* name, auto value, const char* expected) {
-    return absl::OutOfRangeError(absl::StrCat(name, " is ", value, ", expected ", expected));
-  };
-  if (vocab_size < 1) return refuse("the vocabulary's size", vocab_size, "1 or more");
-  if (!std::isfinite(o.temperature)) return refuse("the temperature", o.temperature, "a finite number");
-  if (o.top_k < 0) return refuse("top-k", o.top_k, "0 (off) or more");
-  if (!(o.top_p >= 0 && o.top_p <= 1)) return refuse("top-p", o.top_p, "0 to 1 (off)");
-  if (!(o.min_p >= 0 && o.min_p <= 1)) return refuse("min-p", o.min_p, "0 (off) to 1");
-  if (!(o.repeat_penalty > 0) || !std::isfinite(o.repeat_penalty)) {
-    return refuse("the repetition penalty", o.repeat_penalty, "a finite number above 0 (1: off)");
-  }
-  if (o.repeat_last_n < 0 || limits::kRepeatTokens.Exceeded(o.repeat_last_n)) {
-    return refuse("repeat-last-n", o.repeat_last_n, "0 (off) to 1048576");
-  }
-  return Sampler(o, vocab_size);
+  return WithoutExceptions("making a sampler", [&]() -> absl::StatusOr<Sampler> {
+    auto refuse = [](const char* name, auto value, const char* expected) {
+      return absl::OutOfRangeError(absl::StrCat(name, " is ", value, ", expected ", expected));
+    };
+    if (vocab_size < 1) return refuse("the vocabulary's size", vocab_size, "1 or more");
+    if (!std::isfinite(o.temperature)) return refuse("the temperature", o.temperature, "a finite number");
+    if (o.top_k < 0) return refuse("top-k", o.top_k, "0 (off) or more");
+    if (!(o.top_p >= 0 && o.top_p <= 1)) return refuse("top-p", o.top_p, "0 to 1 (off)");
+    if (!(o.min_p >= 0 && o.min_p <= 1)) return refuse("min-p", o.min_p, "0 (off) to 1");
+    if (!(o.repeat_penalty > 0) || !std::isfinite(o.repeat_penalty)) {
+      return refuse("the repetition penalty", o.repeat_penalty, "a finite number above 0 (1: off)");
+    }
+    if (o.repeat_last_n < 0 || limits::kRepeatTokens.Exceeded(o.repeat_last_n)) {
+      return refuse("repeat-last-n", o.repeat_last_n, "0 (off) to 1048576");
+    }
+    return Sampler(o, vocab_size);
+  });
 }
 
 Sampler::Sampler(const SamplerOptions& options, int32_t vocab_size)

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <climits>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -40,6 +41,7 @@ long Futex(std::atomic<uint64_t>& word, int operation, uint32_t value) {
 absl::Status SetAffinity(pthread_t thread, absl::Span<const int> cpus) {
   const int capacity = *std::max_element(cpus.begin(), cpus.end()) + 1;
   cpu_set_t* set = CPU_ALLOC(capacity);
+  if (set == nullptr) return absl::ResourceExhaustedError("no memory for a set of CPUs");
   const size_t bytes = CPU_ALLOC_SIZE(capacity);
   CPU_ZERO_S(bytes, set);
   for (int cpu : cpus) CPU_SET_S(cpu, bytes, set);
@@ -80,18 +82,22 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl
     return absl::OutOfRangeError(absl::StrCat("cannot pin ", threads, " threads to ", cpus.size(), " CPUs"));
   }
   std::unique_ptr<ThreadTeam> team(new ThreadTeam(threads));
-  // Workers take no signals: those of the process go to the caller's threads.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  // Workers take no signals of the process: those go to the caller's threads. What a thread does to itself, such as
+  // reading a page of a file that was cut short, must reach its handler: blocked, it ends the process.
+  sigset_t others, before;
+  sigfillset(&others);
+  for (int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&others, own);
+  pthread_sigmask(SIG_SETMASK, &others, &before);
   int error = 0;
   for (int i = 1; i < threads && error == 0; ++i) {
     Worker& worker = team->workers_[static_cast<size_t>(i - 1)];
     worker = {team.get(), i, {}};
     error = pthread_create(&worker.handle, nullptr, WorkerMain, &worker);
     if (error != 0) break;
-    pthread_setname_np(worker.handle, absl::StrCat("sinter-", i).c_str());
     ++team->started_;
+    char name[24];  // no memory of the heap, whose end would leave a thread that nobody joins
+    std::snprintf(name, sizeof name, "sinter-%d", i);
+    pthread_setname_np(worker.handle, name);
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (error != 0) {

@@ -1,16 +1,19 @@
 #include "runtime/tokenizer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <queue>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/escape.h"
 #include "base/limits.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/utf8.h"
 
@@ -34,100 +37,105 @@ bool TokenizerData::IsEnd(int32_t id) const {
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
-  auto invalid = [](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("tokenizer: ", parts...)); };
-  if (data.kind == "none") {
-    return absl::UnimplementedError("tokenizer: the model has no vocabulary; ids given with --prompt-ids still work");
-  }
-  if (data.kind != "llama") {
-    return absl::UnimplementedError(
-        absl::StrCat("tokenizer: vocabularies of kind ", Quoted(data.kind),
-                     " are not supported yet, only \"llama\" (SentencePiece); ids given with "
-                     "--prompt-ids still work"));
-  }
-  const size_t size = data.tokens.size();
-  if (size == 0) return invalid("no tokens");
-  if (limits::kVocabulary.Exceeded(size)) return invalid(size, " tokens: ", limits::kVocabulary.Text());
-  if (!data.scores.empty() && data.scores.size() != size)
-    return invalid(data.scores.size(), " scores for ", size, " tokens");
-  if (!data.types.empty() && data.types.size() != size)
-    return invalid(data.types.size(), " types for ", size, " tokens");
-  for (size_t i = 0; i < data.scores.size(); ++i) {
-    if (std::isnan(data.scores[i])) return invalid("the score of token ", i, " is not a number");
-  }
-  auto check_id = [&](const char* name, std::optional<int32_t> id) -> absl::Status {
-    if (!id || (*id >= 0 && static_cast<size_t>(*id) < size)) return absl::OkStatus();
-    return invalid(name, " id ", *id, ", expected 0 to ", size - 1);
-  };
-  SINTER_RETURN_IF_ERROR(check_id("beginning-of-sequence", data.bos));
-  SINTER_RETURN_IF_ERROR(check_id("end-of-sequence", data.eos));
-  SINTER_RETURN_IF_ERROR(check_id("unknown-token", data.unk));
-  for (int32_t id : data.end_ids) SINTER_RETURN_IF_ERROR(check_id("end", id));
-  if (data.add_bos && !data.bos) return invalid("a beginning-of-sequence token is to be added and there is none");
-  if (data.add_eos && !data.eos) return invalid("an end-of-sequence token is to be added and there is none");
+  return WithoutExceptions("reading a vocabulary", [&]() -> absl::StatusOr<Tokenizer> {
+    auto invalid = [](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("tokenizer: ", parts...)); };
+    if (data.kind == "none") {
+      return absl::UnimplementedError("tokenizer: the model has no vocabulary; ids given with --prompt-ids still work");
+    }
+    if (data.kind != "llama") {
+      return absl::UnimplementedError(
+          absl::StrCat("tokenizer: vocabularies of kind ", Quoted(data.kind),
+                       " are not supported yet, only \"llama\" (SentencePiece); ids given with "
+                       "--prompt-ids still work"));
+    }
+    const size_t size = data.tokens.size();
+    if (size == 0) return invalid("no tokens");
+    if (limits::kVocabulary.Exceeded(size)) return invalid(size, " tokens: ", limits::kVocabulary.Text());
+    if (!data.scores.empty() && data.scores.size() != size)
+      return invalid(data.scores.size(), " scores for ", size, " tokens");
+    if (!data.types.empty() && data.types.size() != size)
+      return invalid(data.types.size(), " types for ", size, " tokens");
+    for (size_t i = 0; i < data.scores.size(); ++i) {
+      if (std::isnan(data.scores[i])) return invalid("the score of token ", i, " is not a number");
+    }
+    auto check_id = [&](const char* name, std::optional<int32_t> id) -> absl::Status {
+      if (!id || (*id >= 0 && static_cast<size_t>(*id) < size)) return absl::OkStatus();
+      return invalid(name, " id ", *id, ", expected 0 to ", size - 1);
+    };
+    SINTER_RETURN_IF_ERROR(check_id("beginning-of-sequence", data.bos));
+    SINTER_RETURN_IF_ERROR(check_id("end-of-sequence", data.eos));
+    SINTER_RETURN_IF_ERROR(check_id("unknown-token", data.unk));
+    for (int32_t id : data.end_ids) SINTER_RETURN_IF_ERROR(check_id("end", id));
+    if (data.add_bos && !data.bos) return invalid("a beginning-of-sequence token is to be added and there is none");
+    if (data.add_eos && !data.eos) return invalid("an end-of-sequence token is to be added and there is none");
 
-  data.scores.resize(size, 0.0f);
-  if (data.types.empty()) {
-    for (const std::string& token : data.tokens) {
-      data.types.push_back(static_cast<int32_t>(ByteOf(token) < 0 ? TokenType::kNormal : TokenType::kByte));
-    }
-    if (data.unk) data.types[static_cast<size_t>(*data.unk)] = static_cast<int32_t>(TokenType::kUnknown);
-    for (std::optional<int32_t> id : {data.bos, data.eos}) {
-      if (id) data.types[static_cast<size_t>(*id)] = static_cast<int32_t>(TokenType::kControl);
-    }
-  }
-
-  Tokenizer t;
-  t.data_ = std::move(data);
-  t.ids_.reserve(size);
-  for (int32_t id = 0; id < t.vocab_size(); ++id) {
-    const absl::string_view token = t.data_.tokens[static_cast<size_t>(id)];
-    const int32_t type = t.data_.types[static_cast<size_t>(id)];
-    if (type < 0 || type > static_cast<int32_t>(TokenType::kByte)) {
-      return invalid("token ", id, " ", Quoted(token), " has type ", type, ", expected 0 to 6");
-    }
-    if (t.type(id) == TokenType::kByte && ByteOf(token) < 0) {
-      return invalid("token ", id, " ", Quoted(token), " is a byte token, expected <0xNN>");
-    }
-    if (limits::kTokenBytes.Exceeded(token.size())) {
-      return invalid("token ", id, " ", Quoted(token), " has ", token.size(), " bytes: ", limits::kTokenBytes.Text());
-    }
-    if (!token.empty()) {  // no text spells an empty token
-      const auto [it, inserted] = t.ids_.try_emplace(token, id);
-      if (!inserted) return invalid("tokens ", it->second, " and ", id, " are both ", Quoted(token));
-      t.max_token_bytes_ = std::max(t.max_token_bytes_, token.size());
-      if (t.type(id) == TokenType::kUserDefined || t.type(id) == TokenType::kControl ||
-          t.type(id) == TokenType::kUnknown) {
-        if (limits::kSpecialTokenBytes.Exceeded(token.size())) {
-          return invalid("special token ", id, " ", Quoted(token), " has ", token.size(),
-                         " bytes: ", limits::kSpecialTokenBytes.Text());
-        }
-        t.special_sizes_.push_back(token.size());
-        t.special_starts_.set(static_cast<uint8_t>(token[0]));
+    data.scores.resize(size, 0.0f);
+    if (data.types.empty()) {
+      for (const std::string& token : data.tokens) {
+        data.types.push_back(static_cast<int32_t>(ByteOf(token) < 0 ? TokenType::kNormal : TokenType::kByte));
+      }
+      if (data.unk) data.types[static_cast<size_t>(*data.unk)] = static_cast<int32_t>(TokenType::kUnknown);
+      for (std::optional<int32_t> id : {data.bos, data.eos}) {
+        if (id) data.types[static_cast<size_t>(*id)] = static_cast<int32_t>(TokenType::kControl);
       }
     }
-    t.piece_begins_.push_back(t.pieces_.size());
-    if (t.type(id) == TokenType::kByte) t.pieces_.push_back(static_cast<char>(ByteOf(token)));
-    if (t.type(id) == TokenType::kUserDefined) absl::StrAppend(&t.pieces_, token);
-    if (t.type(id) == TokenType::kNormal) absl::StrAppend(&t.pieces_, absl::StrReplaceAll(token, {{kSpace, " "}}));
-    t.max_piece_bytes_ = std::max(t.max_piece_bytes_, t.pieces_.size() - t.piece_begins_.back());
-  }
-  t.piece_begins_.push_back(t.pieces_.size());
-  std::sort(t.special_sizes_.rbegin(), t.special_sizes_.rend());
-  t.special_sizes_.erase(std::unique(t.special_sizes_.begin(), t.special_sizes_.end()), t.special_sizes_.end());
 
-  for (int byte = 0; byte < 256; ++byte) {
-    const char bare = static_cast<char>(byte);
-    int32_t id = t.Find(absl::StrCat("<0x", absl::AsciiStrToUpper(absl::BytesToHexString({&bare, 1})), ">"));
-    if (id < 0) id = t.Find({&bare, 1});
-    if (id < 0 && !t.data_.unk) return invalid("no token for byte ", byte, " and no unknown token to stand for it");
-    t.byte_ids_[byte] = id < 0 ? *t.data_.unk : id;
-  }
-  return t;
+    Tokenizer t;
+    t.data_ = std::move(data);
+    t.slots_.assign(std::bit_ceil(2 * size), -1);  // half of them free, so that searches are short
+    for (int32_t id = 0; id < t.vocab_size(); ++id) {
+      const absl::string_view token = t.data_.tokens[static_cast<size_t>(id)];
+      const int32_t type = t.data_.types[static_cast<size_t>(id)];
+      if (type < 0 || type > static_cast<int32_t>(TokenType::kByte)) {
+        return invalid("token ", id, " ", Quoted(token), " has type ", type, ", expected 0 to 6");
+      }
+      if (t.type(id) == TokenType::kByte && ByteOf(token) < 0) {
+        return invalid("token ", id, " ", Quoted(token), " is a byte token, expected <0xNN>");
+      }
+      if (limits::kTokenBytes.Exceeded(token.size())) {
+        return invalid("token ", id, " ", Quoted(token), " has ", token.size(), " bytes: ", limits::kTokenBytes.Text());
+      }
+      if (!token.empty()) {  // no text spells an empty token
+        int32_t& slot = t.slots_[t.SlotOf(token)];
+        if (slot >= 0) return invalid("tokens ", slot, " and ", id, " are both ", Quoted(token));
+        slot = id;
+        t.max_token_bytes_ = std::max(t.max_token_bytes_, token.size());
+        if (t.type(id) == TokenType::kUserDefined || t.type(id) == TokenType::kControl ||
+            t.type(id) == TokenType::kUnknown) {
+          if (limits::kSpecialTokenBytes.Exceeded(token.size())) {
+            return invalid("special token ", id, " ", Quoted(token), " has ", token.size(),
+                           " bytes: ", limits::kSpecialTokenBytes.Text());
+          }
+          t.special_sizes_.push_back(token.size());
+          t.special_starts_.set(static_cast<uint8_t>(token[0]));
+        }
+      }
+      t.piece_begins_.push_back(t.pieces_.size());
+      if (t.type(id) == TokenType::kByte) t.pieces_.push_back(static_cast<char>(ByteOf(token)));
+      if (t.type(id) == TokenType::kUserDefined) absl::StrAppend(&t.pieces_, token);
+      if (t.type(id) == TokenType::kNormal) absl::StrAppend(&t.pieces_, absl::StrReplaceAll(token, {{kSpace, " "}}));
+      t.max_piece_bytes_ = std::max(t.max_piece_bytes_, t.pieces_.size() - t.piece_begins_.back());
+    }
+    t.piece_begins_.push_back(t.pieces_.size());
+    std::sort(t.special_sizes_.rbegin(), t.special_sizes_.rend());
+    t.special_sizes_.erase(std::unique(t.special_sizes_.begin(), t.special_sizes_.end()), t.special_sizes_.end());
+
+    for (int byte = 0; byte < 256; ++byte) {
+      const char bare = static_cast<char>(byte);
+      int32_t id = t.Find(absl::StrCat("<0x", absl::AsciiStrToUpper(absl::BytesToHexString({&bare, 1})), ">"));
+      if (id < 0) id = t.Find({&bare, 1});
+      if (id < 0 && !t.data_.unk) return invalid("no token for byte ", byte, " and no unknown token to stand for it");
+      t.byte_ids_[byte] = id < 0 ? *t.data_.unk : id;
+    }
+    return t;
+  });
 }
 
-int32_t Tokenizer::Find(absl::string_view text) const {
-  auto it = ids_.find(text);
-  return it == ids_.end() ? -1 : it->second;
+size_t Tokenizer::SlotOf(absl::string_view text) const {
+  const size_t mask = slots_.size() - 1;
+  size_t slot = absl::Hash<absl::string_view>()(text) & mask;  // seeded: no file can foresee it
+  while (slots_[slot] >= 0 && data_.tokens[static_cast<size_t>(slots_[slot])] != text) slot = (slot + 1) & mask;
+  return slot;
 }
 
 absl::string_view Tokenizer::Piece(int32_t id) const {
@@ -176,20 +184,22 @@ std::vector<Tokenizer::Fragment> Tokenizer::Split(absl::string_view text, bool s
   return fragments;
 }
 
-std::vector<int32_t> Tokenizer::Encode(absl::string_view text, bool special) const {
-  std::vector<int32_t> ids;
-  if (special && data_.add_bos) ids.push_back(*data_.bos);
-  bool prefix = data_.add_space_prefix;
-  for (const Fragment& fragment : Split(text, special)) {
-    if (fragment.id >= 0) {
-      ids.push_back(fragment.id);
-    } else {
-      EncodeText(absl::StrCat(prefix ? kSpace : "", absl::StrReplaceAll(fragment.text, {{" ", kSpace}})), ids);
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(absl::string_view text, bool special) const {
+  return WithoutExceptions("encoding text", [&]() -> absl::StatusOr<std::vector<int32_t>> {
+    std::vector<int32_t> ids;
+    if (special && data_.add_bos) ids.push_back(*data_.bos);
+    bool prefix = data_.add_space_prefix;
+    for (const Fragment& fragment : Split(text, special)) {
+      if (fragment.id >= 0) {
+        ids.push_back(fragment.id);
+      } else {
+        EncodeText(absl::StrCat(prefix ? kSpace : "", absl::StrReplaceAll(fragment.text, {{" ", kSpace}})), ids);
+      }
+      prefix = data_.add_space_prefix && fragment.id >= 0;
     }
-    prefix = data_.add_space_prefix && fragment.id >= 0;
-  }
-  if (special && data_.add_eos) ids.push_back(*data_.eos);
-  return ids;
+    if (special && data_.add_eos) ids.push_back(*data_.eos);
+    return ids;
+  });
 }
 
 // Steps 3 and 4. Symbols form a list linked by index; one that was merged into its left neighbour has size 0.
@@ -245,6 +255,11 @@ void Tokenizer::EncodeText(absl::string_view text, std::vector<int32_t>& ids) co
       for (char byte : symbol) ids.push_back(byte_ids_[static_cast<uint8_t>(byte)]);
     }
   }
+}
+
+absl::StatusOr<TokenStream> TokenStream::Create(const Tokenizer& tokenizer, bool at_start) {
+  return WithoutExceptions("printing tokens",
+                           [&]() -> absl::StatusOr<TokenStream> { return TokenStream(tokenizer, at_start); });
 }
 
 TokenStream::TokenStream(const Tokenizer& tokenizer, bool at_start)

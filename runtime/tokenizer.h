@@ -1,7 +1,7 @@
 // Text to token ids and back, for SentencePiece-style vocabularies (`tokenizer.ggml.model` = "llama").
 //
-// Called by `run` and `tokenize`. Create checks everything that later calls rely on, so that Encode and TokenStream
-// cannot fail; Encode is safe from many threads at once. The results are those of llama.cpp, id for id (which leaves
+// Called by `run` and `tokenize`. Create checks everything that later calls rely on: nothing but memory can fail them.
+// Encode is safe from many threads at once. The results are those of llama.cpp, id for id (which leaves
 // open the order of equally long tokens in step 1):
 //
 //   1. User-defined tokens (with `special`: control and unknown tokens too) are cut out of the raw text, the longest
@@ -12,7 +12,8 @@
 //      the highest score (leftmost first) is merged, again and again: O(n log n).
 //   4. What is a token becomes its id; the rest becomes byte tokens <0xNN>, or tokens that are the bare byte, or unk.
 //
-// Errors: kInvalidArgument when the data contradicts itself, kUnimplemented for another kind of vocabulary.
+// Errors: kInvalidArgument when the data contradicts itself, kUnimplemented for another kind of vocabulary,
+// kResourceExhausted when memory runs out.
 #pragma once
 
 #include <bitset>
@@ -21,7 +22,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -53,7 +53,7 @@ class Tokenizer {
 
   // `special`: bos and eos are added as the file says, and control tokens are read in the text.
   // Any bytes are text: invalid UTF-8 and NUL become byte tokens.
-  std::vector<int32_t> Encode(absl::string_view text, bool special) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool special) const;
 
   int32_t vocab_size() const { return static_cast<int32_t>(data_.tokens.size()); }
   const TokenizerData& data() const { return data_; }
@@ -72,10 +72,12 @@ class Tokenizer {
   std::vector<Fragment> Split(absl::string_view text, bool special) const;
   void EncodeText(absl::string_view text, std::vector<int32_t>& ids) const;
   TokenType type(int32_t id) const { return static_cast<TokenType>(data_.types[static_cast<size_t>(id)]); }
-  int32_t Find(absl::string_view text) const;  // -1 when no token
+  // The place of a token's id in slots_, or the free one where it would stand.
+  size_t SlotOf(absl::string_view text) const;
+  int32_t Find(absl::string_view text) const { return slots_[SlotOf(text)]; }  // -1 when no token
 
   TokenizerData data_;
-  absl::flat_hash_map<absl::string_view, int32_t> ids_;  // views into data_.tokens
+  std::vector<int32_t> slots_;  // a hash table of ids by their text: a power of two of places, -1 where free
   size_t max_token_bytes_ = 0, max_piece_bytes_ = 0;
   int32_t byte_ids_[256];
   std::string pieces_;                 // what all tokens print, joined
@@ -85,12 +87,12 @@ class Tokenizer {
 };
 
 // Prints tokens as they come, as valid UTF-8: the bytes of an unfinished character are held back until the rest comes,
-// and what can never become a character is printed as U+FFFD. Nothing is allocated after construction.
+// and what can never become a character is printed as U+FFFD. Nothing is allocated after Create.
 class TokenStream {
  public:
   // `at_start`: the tokens begin a text, so that the space that Encode put in front of it is not printed; otherwise
   // they continue a prompt and are printed as they are. The tokenizer must outlive the stream.
-  TokenStream(const Tokenizer& tokenizer, bool at_start);
+  static absl::StatusOr<TokenStream> Create(const Tokenizer& tokenizer, bool at_start);
 
   // The text that `id` completes. Valid until the next call.
   absl::string_view Append(int32_t id);
@@ -98,6 +100,7 @@ class TokenStream {
   absl::string_view Finish();
 
  private:
+  TokenStream(const Tokenizer& tokenizer, bool at_start);
   absl::string_view Drain(bool finish);
 
   const Tokenizer* tokenizer_;

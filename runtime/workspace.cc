@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/limits.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 
 namespace sinter {
@@ -46,55 +47,61 @@ bool IsLanguageModel(const LoadedEntry& entry) {
 
 absl::StatusOr<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<const CompiledModule> module,
                                                          absl::string_view entry) {
-  const auto found = std::find_if(module->entries().begin(), module->entries().end(),
-                                  [entry](const LoadedEntry& e) { return Serves(e, entry); });
-  if (found == module->entries().end()) {
-    return absl::NotFoundError(absl::StrCat(module->path(), ": no entry ", entry));
-  }
-  std::unique_ptr<Sequence> sequence(new Sequence());
-  sequence->capacity_ = std::numeric_limits<int32_t>::max();  // positions are i32
-  sequence->pages_.reserve(found->states.size());             // the states point into it
-  for (const LoadedState& state : found->states) {
-    SINTER_ASSIGN_OR_RETURN(PageMemory memory, PageMemory::Map(state.bytes, absl::StrCat("state ", state.name)));
-    const int64_t page_rows = state.dims[static_cast<size_t>(state.page_axis)];
-    sequence->pages_.push_back(memory.data());
-    sequence->states_.push_back({&sequence->pages_.back(), page_rows});
-    sequence->memory_.push_back(std::move(memory));
-    sequence->capacity_ = std::min(sequence->capacity_, page_rows);
-  }
-  sequence->module_ = std::move(module);
-  return sequence;
+  return WithoutExceptions("opening a sequence", [&]() -> absl::StatusOr<std::unique_ptr<Sequence>> {
+    const auto found = std::find_if(module->entries().begin(), module->entries().end(),
+                                    [entry](const LoadedEntry& e) { return Serves(e, entry); });
+    if (found == module->entries().end()) {
+      return absl::NotFoundError(absl::StrCat(module->path(), ": no entry ", entry));
+    }
+    std::unique_ptr<Sequence> sequence(new Sequence());
+    sequence->capacity_ = std::numeric_limits<int32_t>::max();  // positions are i32
+    sequence->pages_.reserve(found->states.size());             // the states point into it
+    for (const LoadedState& state : found->states) {
+      SINTER_ASSIGN_OR_RETURN(PageMemory memory, PageMemory::Map(state.bytes, absl::StrCat("state ", state.name)));
+      const int64_t page_rows = state.dims[static_cast<size_t>(state.page_axis)];
+      sequence->pages_.push_back(memory.data());
+      sequence->states_.push_back({&sequence->pages_.back(), page_rows});
+      sequence->memory_.push_back(std::move(memory));
+      sequence->capacity_ = std::min(sequence->capacity_, page_rows);
+    }
+    sequence->module_ = std::move(module);
+    return sequence;
+  });
 }
 
 absl::Status Sequence::Truncate(int64_t position) {
-  if (position < 0 || position > position_) {
-    return absl::OutOfRangeError(absl::StrCat("cannot truncate to position ", position, " of ", position_));
-  }
-  position_ = position;
-  return absl::OkStatus();
+  return WithoutExceptions("truncating a sequence", [&]() -> absl::Status {
+    if (position < 0 || position > position_) {
+      return absl::OutOfRangeError(absl::StrCat("cannot truncate to position ", position, " of ", position_));
+    }
+    position_ = position;
+    return absl::OkStatus();
+  });
 }
 
 absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const CompiledModule> module, int threads,
                                                            absl::Span<const int> cpus) {
-  if (threads < 1 || limits::kThreads.Exceeded(threads)) {
-    return absl::OutOfRangeError(absl::StrCat(threads, " threads, expected 1 to ", limits::kThreads.most));
-  }
-  if (module->target().empty()) return absl::InternalError("a module opened for inspection cannot run");
-  std::unique_ptr<Workspace> workspace(new Workspace());
-  workspace->module_ = std::move(module);
-  const CompiledModule& opened = *workspace->module_;
-  SINTER_ASSIGN_OR_RETURN(workspace->arena_, PageMemory::Map(opened.metadata().arena_bytes(), "the arena"));
-  for (int i = 0; i < threads; ++i) {
-    SINTER_ASSIGN_OR_RETURN(PageMemory arena, PageMemory::Map(opened.metadata().thread_bytes(), "a thread's arena"));
-    SINTER_ASSIGN_OR_RETURN(PageMemory scratch, PageMemory::Map(opened.scratch_bytes(), "a thread's scratch"));
-    workspace->thread_arenas_.push_back(std::move(arena));
-    workspace->scratch_.push_back(std::move(scratch));
-  }
-  for (const LoadedEntry& entry : opened.entries()) workspace->tables_.push_back(workspace->MakeTables(entry));
-  workspace->dims_.resize(opened.dims().size());
-  SINTER_RETURN_IF_ERROR(workspace->PrepareSteps());
-  SINTER_ASSIGN_OR_RETURN(workspace->team_, ThreadTeam::Create(threads, cpus));
-  return workspace;
+  return WithoutExceptions("opening a workspace", [&]() -> absl::StatusOr<std::unique_ptr<Workspace>> {
+    if (threads < 1 || limits::kThreads.Exceeded(threads)) {
+      return absl::OutOfRangeError(absl::StrCat(threads, " threads, expected 1 to ", limits::kThreads.most));
+    }
+    if (module->target().empty()) return absl::InternalError("a module opened for inspection cannot run");
+    std::unique_ptr<Workspace> workspace(new Workspace());
+    workspace->module_ = std::move(module);
+    const CompiledModule& opened = *workspace->module_;
+    SINTER_ASSIGN_OR_RETURN(workspace->arena_, PageMemory::Map(opened.metadata().arena_bytes(), "the arena"));
+    for (int i = 0; i < threads; ++i) {
+      SINTER_ASSIGN_OR_RETURN(PageMemory arena, PageMemory::Map(opened.metadata().thread_bytes(), "a thread's arena"));
+      SINTER_ASSIGN_OR_RETURN(PageMemory scratch, PageMemory::Map(opened.scratch_bytes(), "a thread's scratch"));
+      workspace->thread_arenas_.push_back(std::move(arena));
+      workspace->scratch_.push_back(std::move(scratch));
+    }
+    for (const LoadedEntry& entry : opened.entries()) workspace->tables_.push_back(workspace->MakeTables(entry));
+    workspace->dims_.resize(opened.dims().size());
+    SINTER_RETURN_IF_ERROR(workspace->PrepareSteps());
+    SINTER_ASSIGN_OR_RETURN(workspace->team_, ThreadTeam::Create(threads, cpus));
+    return workspace;
+  });
 }
 
 Workspace::EntryTables Workspace::MakeTables(const LoadedEntry& entry) const {
@@ -130,22 +137,24 @@ Workspace::EntryTables Workspace::MakeTables(const LoadedEntry& entry) const {
 absl::Status Workspace::Run(const LoadedEntry& entry, absl::Span<const int64_t> dims,
                             absl::Span<const void* const> inputs, absl::Span<void* const> outputs,
                             absl::Span<const SinterState> states) {
-  const std::vector<LoadedEntry>& entries = module_->entries();
-  if (&entry < entries.data() || &entry >= entries.data() + entries.size()) {
-    return absl::InternalError("an entry of another module");
-  }
-  if (inputs.size() != entry.inputs.size() || outputs.size() != entry.outputs.size() ||
-      states.size() != entry.states.size()) {
-    return absl::InternalError(absl::StrCat("entry ", entry.name, " takes ", entry.inputs.size(), " inputs, ",
-                                            entry.outputs.size(), " outputs and ", entry.states.size(), " states, not ",
-                                            inputs.size(), ", ", outputs.size(), " and ", states.size()));
-  }
-  SINTER_RETURN_IF_ERROR(module_->CheckDims(entry, dims));
-  for (size_t i = 0; i < dims_.size(); ++i) dims_[i] = module_->dims()[i].min;
-  for (uint16_t symbol : entry.symbols) dims_[symbol] = dims[symbol];
-  frame_ = {&entry, &tables_[static_cast<size_t>(&entry - entries.data())], inputs, outputs, states};
-  team_->Run([](void* self, int thread) { static_cast<Workspace*>(self)->Walk(thread); }, this);
-  return absl::OkStatus();
+  return WithoutExceptions("running an entry", [&]() -> absl::Status {
+    const std::vector<LoadedEntry>& entries = module_->entries();
+    if (&entry < entries.data() || &entry >= entries.data() + entries.size()) {
+      return absl::InternalError("an entry of another module");
+    }
+    if (inputs.size() != entry.inputs.size() || outputs.size() != entry.outputs.size() ||
+        states.size() != entry.states.size()) {
+      return absl::InternalError(absl::StrCat(
+          "entry ", entry.name, " takes ", entry.inputs.size(), " inputs, ", entry.outputs.size(), " outputs and ",
+          entry.states.size(), " states, not ", inputs.size(), ", ", outputs.size(), " and ", states.size()));
+    }
+    SINTER_RETURN_IF_ERROR(module_->CheckDims(entry, dims));
+    for (size_t i = 0; i < dims_.size(); ++i) dims_[i] = module_->dims()[i].min;
+    for (uint16_t symbol : entry.symbols) dims_[symbol] = dims[symbol];
+    frame_ = {&entry, &tables_[static_cast<size_t>(&entry - entries.data())], inputs, outputs, states};
+    team_->Run([](void* self, int thread) { static_cast<Workspace*>(self)->Walk(thread); }, this);
+    return absl::OkStatus();
+  });
 }
 
 void Workspace::Walk(int thread) {
@@ -226,21 +235,23 @@ absl::Status Workspace::CheckStep(const Sequence& sequence, absl::Span<const int
 
 absl::Status Workspace::Step(Sequence& sequence, absl::Span<const int32_t> ids, absl::Span<const int32_t> rows,
                              absl::Span<float> logits) {
-  SINTER_RETURN_IF_ERROR(CheckStep(sequence, ids));
-  if (ids.empty() || static_cast<int64_t>(ids.size()) > max_tokens_) {
-    return absl::OutOfRangeError(absl::StrCat("a step takes 1 to ", max_tokens_, " tokens, not ", ids.size()));
-  }
-  if (logits.size() != rows.size() * static_cast<size_t>(vocabulary_)) {
-    return absl::OutOfRangeError(
-        absl::StrCat("room for ", logits.size(), " logits, expected ", rows.size(), " rows of ", vocabulary_));
-  }
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i] < (i == 0 ? 0 : rows[i - 1] + 1) || static_cast<size_t>(rows[i]) >= ids.size()) {
-      return absl::OutOfRangeError(
-          absl::StrCat("row ", rows[i], " is not ascending within the step's ", ids.size(), " tokens"));
+  return WithoutExceptions("running a step", [&]() -> absl::Status {
+    SINTER_RETURN_IF_ERROR(CheckStep(sequence, ids));
+    if (ids.empty() || static_cast<int64_t>(ids.size()) > max_tokens_) {
+      return absl::OutOfRangeError(absl::StrCat("a step takes 1 to ", max_tokens_, " tokens, not ", ids.size()));
     }
-  }
-  return RunStep(sequence, ids, rows, logits.data());
+    if (logits.size() != rows.size() * static_cast<size_t>(vocabulary_)) {
+      return absl::OutOfRangeError(
+          absl::StrCat("room for ", logits.size(), " logits, expected ", rows.size(), " rows of ", vocabulary_));
+    }
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] < (i == 0 ? 0 : rows[i - 1] + 1) || static_cast<size_t>(rows[i]) >= ids.size()) {
+        return absl::OutOfRangeError(
+            absl::StrCat("row ", rows[i], " is not ascending within the step's ", ids.size(), " tokens"));
+      }
+    }
+    return RunStep(sequence, ids, rows, logits.data());
+  });
 }
 
 absl::Status Workspace::RunStep(Sequence& sequence, absl::Span<const int32_t> ids, absl::Span<const int32_t> rows,
@@ -272,25 +283,27 @@ absl::Status Workspace::RunStep(Sequence& sequence, absl::Span<const int32_t> id
 }
 
 absl::Status Workspace::Prefill(Sequence& sequence, absl::Span<const int32_t> ids, absl::Span<float> logits) {
-  SINTER_RETURN_IF_ERROR(CheckStep(sequence, ids));
-  const size_t vocabulary = static_cast<size_t>(vocabulary_), chunk = static_cast<size_t>(max_tokens_);
-  const bool all = logits.size() == ids.size() * vocabulary;
-  if (!all && !logits.empty() && (logits.size() != vocabulary || ids.empty())) {
-    return absl::OutOfRangeError(
-        absl::StrCat("room for ", logits.size(), " logits, expected 0, 1 or ", ids.size(), " rows of ", vocabulary));
-  }
-  for (size_t begin = 0; begin < ids.size(); begin += chunk) {
-    const absl::Span<const int32_t> part = ids.subspan(begin, chunk);
-    const bool last = begin + part.size() == ids.size();
-    absl::Span<const int32_t> rows;  // of this chunk
-    if (all) {
-      rows = absl::MakeConstSpan(all_rows_).first(part.size());
-    } else if (last && !logits.empty()) {
-      rows = absl::MakeConstSpan(all_rows_).subspan(part.size() - 1, 1);
+  return WithoutExceptions("running a prompt", [&]() -> absl::Status {
+    SINTER_RETURN_IF_ERROR(CheckStep(sequence, ids));
+    const size_t vocabulary = static_cast<size_t>(vocabulary_), chunk = static_cast<size_t>(max_tokens_);
+    const bool all = logits.size() == ids.size() * vocabulary;
+    if (!all && !logits.empty() && (logits.size() != vocabulary || ids.empty())) {
+      return absl::OutOfRangeError(
+          absl::StrCat("room for ", logits.size(), " logits, expected 0, 1 or ", ids.size(), " rows of ", vocabulary));
     }
-    SINTER_RETURN_IF_ERROR(RunStep(sequence, part, rows, logits.data() + (all ? begin * vocabulary : 0)));
-  }
-  return absl::OkStatus();
+    for (size_t begin = 0; begin < ids.size(); begin += chunk) {
+      const absl::Span<const int32_t> part = ids.subspan(begin, chunk);
+      const bool last = begin + part.size() == ids.size();
+      absl::Span<const int32_t> rows;  // of this chunk
+      if (all) {
+        rows = absl::MakeConstSpan(all_rows_).first(part.size());
+      } else if (last && !logits.empty()) {
+        rows = absl::MakeConstSpan(all_rows_).subspan(part.size() - 1, 1);
+      }
+      SINTER_RETURN_IF_ERROR(RunStep(sequence, part, rows, logits.data() + (all ? begin * vocabulary : 0)));
+    }
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace sinter

@@ -33,7 +33,7 @@ inline void WriteAll(const std::string& path, const std::string& content) {
 class TestFolder {
  public:
   TestFolder() {
-    std::string path = testing::TempDir() + "sinter_cli_XXXXXX";
+    std::string path = ::testing::TempDir() + "sinter_cli_XXXXXX";
     EXPECT_NE(mkdtemp(path.data()), nullptr);
     path_ = path + "/";
   }
@@ -58,16 +58,22 @@ struct CliResult {
   pid_t pid = 0;
 };
 
+// A program that runs: its output so far is in the files, under the folder's own names.
+struct Running {
+  pid_t pid = 0;
+  std::string in, out, err;
+};
+
 // `program` with arguments, in the folder (where a reproducer would go). `cache` "": the folder's own.
-inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>& command, const std::string& input = "",
-                       const std::string& cache = "") {
-  const std::string in = folder / ".stdin", out = folder / ".stdout", err = folder / ".stderr";
-  WriteAll(in, input);
+inline Running Start(const TestFolder& folder, const std::vector<std::string>& command, const std::string& input = "",
+                     const std::string& cache = "") {
+  Running running{0, folder / ".stdin", folder / ".stdout", folder / ".stderr"};
+  WriteAll(running.in, input);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 0, in.c_str(), O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&actions, 0, running.in.c_str(), O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 1, running.out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&actions, 2, running.err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   posix_spawn_file_actions_addchdir_np(&actions, folder.path().c_str());
   std::vector<char*> argv;
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -78,15 +84,26 @@ inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>&
     if (std::string(*entry).rfind("XDG_CACHE_HOME=", 0) != 0) environment.push_back(*entry);
   }
   environment.push_back(nullptr);
-  pid_t child = 0;
-  const int error = posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), environment.data());
+  const int error = posix_spawn(&running.pid, argv[0], &actions, nullptr, argv.data(), environment.data());
   posix_spawn_file_actions_destroy(&actions);
   EXPECT_EQ(error, 0) << argv[0];
+  if (error != 0) running.pid = 0;
+  return running;
+}
+
+// Waits for its end.
+inline CliResult Finish(const Running& running) {
   int status = 0;
-  if (error == 0) waitpid(child, &status, 0);
-  CliResult result{WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), ReadAll(out), ReadAll(err), child};
-  for (const std::string& path : {in, out, err}) unlink(path.c_str());
+  if (running.pid != 0) waitpid(running.pid, &status, 0);
+  CliResult result{WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), ReadAll(running.out),
+                   ReadAll(running.err), running.pid};
+  for (const std::string& path : {running.in, running.out, running.err}) unlink(path.c_str());
   return result;
+}
+
+inline CliResult Spawn(const TestFolder& folder, const std::vector<std::string>& command, const std::string& input = "",
+                       const std::string& cache = "") {
+  return Finish(Start(folder, command, input, cache));
 }
 
 inline CliResult Sinter(const TestFolder& folder, std::vector<std::string> arguments, const std::string& input = "",

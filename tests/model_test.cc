@@ -304,7 +304,7 @@ TEST_P(ModelTest, AFullContext) {
   Session generated(module, 1);
   auto sampler = Sampler::Create({.temperature = 0}, static_cast<int32_t>(row.size()));
   ASSERT_TRUE(sampler.ok());
-  Generator generator(generated.workspace(), generated.sequence(), *sampler, nullptr, nullptr);
+  Generator generator = *Generator::Create(generated.workspace(), generated.sequence(), *sampler, nullptr, nullptr);
   ASSERT_TRUE(generator.Prefill({1, 2, 3}).ok());
   int64_t tokens = 0;
   const auto count = [](void* context, int32_t, absl::string_view) {
@@ -372,8 +372,8 @@ TEST_P(ModelTest, ATokenAllocatesNothing) {
         Sampler::Create({.temperature = 0.8, .top_k = 40, .top_p = 0.95, .min_p = 0.02, .repeat_penalty = 1.1},
                         static_cast<int32_t>(session.workspace().vocabulary()));
     ASSERT_TRUE(sampler.ok());
-    TokenStream stream(*tokenizer, false);
-    Generator generator(session.workspace(), session.sequence(), *sampler, &*tokenizer, &stream);
+    TokenStream stream = *TokenStream::Create(*tokenizer, false);
+    Generator generator = *Generator::Create(session.workspace(), session.sequence(), *sampler, &*tokenizer, &stream);
     ASSERT_TRUE(generator.Prefill({1, 2, 3}).ok());
     Writer writer{std::fopen("/dev/null", "w")};
     ASSERT_NE(writer.out, nullptr);

@@ -85,13 +85,13 @@ TEST(ModuleFile, MagicAndVersions) {
   bytes[offsetof(FileHeader, format_version)] = 9;
   Reseal(bytes);
   EXPECT_EQ(Message(OpenBytes(bytes).status()),
-            "FAILED_PRECONDITION m.sinter: header: format version 9, this program reads version 2; make the module "
-            "anew with: sinter compile");
+            "FAILED_PRECONDITION m.sinter: header: format version 9 of test, this program reads version 2; make the module "
+            "anew with: sinter compile model.gguf -o m.sinter");
   bytes = Good();
   bytes[offsetof(FileHeader, abi_version)] = 7;
   Reseal(bytes);
   EXPECT_THAT(Message(OpenBytes(bytes).status()),
-              HasSubstr("FAILED_PRECONDITION m.sinter: header: ABI version 7, this program runs version 1"));
+              HasSubstr("FAILED_PRECONDITION m.sinter: header: ABI version 7 of test, this program runs version 1"));
 }
 
 // Every bit before the weights is covered: header page, metadata, padding and code.

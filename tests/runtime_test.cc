@@ -47,6 +47,12 @@ Module OpenOrDie(const fbs::MetadataT& metadata) {
   return *module;
 }
 
+fbs::MetadataT LanguageModel() {
+  fbs::MetadataT metadata = BaseMetadata();
+  metadata.entries.push_back(std::make_unique<fbs::EntryT>(LanguageModelEntry()));
+  return metadata;
+}
+
 // y = x * sum(x) + w: a split copy, a replicated total into each thread's arena after a barrier, and two split steps
 // more.
 fbs::EntryT MixedEntry() {
@@ -269,12 +275,6 @@ TEST(FindEntry, TheFirstWhoseTypesFit) {
   EXPECT_EQ(find("main", {{3}, {3}, {1}}, dims), "none");
 }
 
-fbs::MetadataT LanguageModel() {
-  fbs::MetadataT metadata = BaseMetadata();
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(LanguageModelEntry()));
-  return metadata;
-}
-
 std::vector<int32_t> Ids(size_t n) {
   std::vector<int32_t> ids(n);
   for (size_t i = 0; i < n; ++i) ids[i] = static_cast<int32_t>((i * i + 3 * i) % kVocabulary);
@@ -422,8 +422,8 @@ struct Loop {
         workspace(*Workspace::Open(module, threads)),
         sequence(*Sequence::Open(module)),
         sampler(*Sampler::Create({.temperature = 0}, kVocabulary)) {
-    if (t != nullptr) stream.emplace(*t, false);
-    generator.emplace(*workspace, *sequence, sampler, t, t == nullptr ? nullptr : &*stream);
+    if (t != nullptr) stream = *TokenStream::Create(*t, false);
+    generator = *Generator::Create(*workspace, *sequence, sampler, t, t == nullptr ? nullptr : &*stream);
   }
   const Tokenizer* tokenizer;
   Module module;

@@ -258,7 +258,7 @@ inline TinyModel MakeTinyModel(const TinyOptions& options) {
 class TestFile {
  public:
   TestFile(const std::string& content, const std::string& name)
-      : path_(testing::TempDir() + std::to_string(getpid()) + "_" + name) {
+      : path_(::testing::TempDir() + std::to_string(getpid()) + "_" + name) {
     std::ofstream file(path_, std::ios::binary);
     file << content;
     EXPECT_TRUE(file.good()) << path_;

@@ -71,8 +71,12 @@ Tokenizer Make(TokenizerData data) {
   return *std::move(t);
 }
 
+std::vector<int32_t> Encoded(const Tokenizer& t, absl::string_view text, bool special) {
+  return *t.Encode(text, special);
+}
+
 std::string Decode(const Tokenizer& t, const std::vector<int32_t>& ids, bool at_start) {
-  TokenStream stream(t, at_start);
+  TokenStream stream = *TokenStream::Create(t, at_start);
   std::string text;
   for (int32_t id : ids) absl::StrAppend(&text, stream.Append(id));
   absl::StrAppend(&text, stream.Finish());
@@ -85,19 +89,19 @@ TEST(Tokenizer, MergesByScoreAndThenFromTheLeft) {
   TokenizerData data = Vocabulary({{"a", -9}, {"b", -9}, {"c", -9}, {"ab", -2}, {"bc", -1}, {"aa", -1}});
   data.add_space_prefix = false;
   const Tokenizer t = Make(data);
-  EXPECT_THAT(Texts(t, t.Encode("abc", false)), ElementsAre("a", "bc"));  // bc scores above ab
-  EXPECT_THAT(Texts(t, t.Encode("ab", false)), ElementsAre("ab"));
-  EXPECT_THAT(Texts(t, t.Encode("aaa", false)), ElementsAre("aa", "a"));  // a tie goes to the left
-  EXPECT_THAT(Texts(t, t.Encode("aaaa", false)), ElementsAre("aa", "aa"));
-  EXPECT_THAT(Texts(t, t.Encode("aab", false)), ElementsAre("aa", "b"));
+  EXPECT_THAT(Texts(t, Encoded(t, "abc", false)), ElementsAre("a", "bc"));  // bc scores above ab
+  EXPECT_THAT(Texts(t, Encoded(t, "ab", false)), ElementsAre("ab"));
+  EXPECT_THAT(Texts(t, Encoded(t, "aaa", false)), ElementsAre("aa", "a"));  // a tie goes to the left
+  EXPECT_THAT(Texts(t, Encoded(t, "aaaa", false)), ElementsAre("aa", "aa"));
+  EXPECT_THAT(Texts(t, Encoded(t, "aab", false)), ElementsAre("aa", "b"));
 }
 
 TEST(Tokenizer, MergesOnlyThroughTokens) {
   TokenizerData data = Vocabulary({{"a", 0}, {"b", 0}, {"c", 0}, {"abc", 0}, {"d", 0}, {"cd", 0}, {"abcd", 0}});
   data.add_space_prefix = false;
   const Tokenizer t = Make(data);
-  EXPECT_THAT(Texts(t, t.Encode("abc", false)), ElementsAre("a", "b", "c"));  // neither ab nor bc is a token
-  EXPECT_THAT(Texts(t, t.Encode("abcd", false)), ElementsAre("a", "b", "cd"));
+  EXPECT_THAT(Texts(t, Encoded(t, "abc", false)), ElementsAre("a", "b", "c"));  // neither ab nor bc is a token
+  EXPECT_THAT(Texts(t, Encoded(t, "abcd", false)), ElementsAre("a", "b", "cd"));
 }
 
 TEST(Tokenizer, OutdatedPairsAreSkipped) {
@@ -106,52 +110,53 @@ TEST(Tokenizer, OutdatedPairsAreSkipped) {
       Vocabulary({{"a", -9}, {"b", -9}, {"c", -9}, {"d", -9}, {"ab", -2}, {"bc", -1}, {"cd", -3}, {"abc", -4}});
   data.add_space_prefix = false;
   const Tokenizer t = Make(data);
-  EXPECT_THAT(Texts(t, t.Encode("abcd", false)), ElementsAre("abc", "d"));
+  EXPECT_THAT(Texts(t, Encoded(t, "abcd", false)), ElementsAre("abc", "d"));
 }
 
 TEST(Tokenizer, SpacesAndTheSpaceInFront) {
   const std::vector<std::pair<std::string, float>> words = {{S, -5}, {"a", -5}, {S "a", -1}, {S S, -2}};
   const Tokenizer prefixed = Make(Vocabulary(words));
-  EXPECT_THAT(Texts(prefixed, prefixed.Encode("a a", false)), ElementsAre(S "a", S "a"));
-  EXPECT_THAT(Texts(prefixed, prefixed.Encode(" a", false)), ElementsAre(S, S "a"));
-  EXPECT_THAT(Texts(prefixed, prefixed.Encode(" ", false)), ElementsAre(S S));
-  EXPECT_THAT(prefixed.Encode("", false), IsEmpty());
-  EXPECT_THAT(Texts(prefixed, prefixed.Encode("", true)), ElementsAre("<s>"));
+  EXPECT_THAT(Texts(prefixed, Encoded(prefixed, "a a", false)), ElementsAre(S "a", S "a"));
+  EXPECT_THAT(Texts(prefixed, Encoded(prefixed, " a", false)), ElementsAre(S, S "a"));
+  EXPECT_THAT(Texts(prefixed, Encoded(prefixed, " ", false)), ElementsAre(S S));
+  EXPECT_THAT(Encoded(prefixed, "", false), IsEmpty());
+  EXPECT_THAT(Texts(prefixed, Encoded(prefixed, "", true)), ElementsAre("<s>"));
   // U+2581 in the text is a space like any other.
-  EXPECT_THAT(Texts(prefixed, prefixed.Encode(S "a", false)), ElementsAre(S, S "a"));
+  EXPECT_THAT(Texts(prefixed, Encoded(prefixed, S "a", false)), ElementsAre(S, S "a"));
 
   TokenizerData data = Vocabulary(words);
   data.add_space_prefix = false;
   const Tokenizer bare = Make(data);
-  EXPECT_THAT(Texts(bare, bare.Encode("a a", false)), ElementsAre("a", S "a"));
-  EXPECT_THAT(Texts(bare, bare.Encode(" a", false)), ElementsAre(S "a"));
-  EXPECT_THAT(bare.Encode("", false), IsEmpty());
+  EXPECT_THAT(Texts(bare, Encoded(bare, "a a", false)), ElementsAre("a", S "a"));
+  EXPECT_THAT(Texts(bare, Encoded(bare, " a", false)), ElementsAre(S "a"));
+  EXPECT_THAT(Encoded(bare, "", false), IsEmpty());
 }
 
 TEST(Tokenizer, ByteFallback) {
   TokenizerData data = Vocabulary({{S, 0}, {"a", 0}, {"é", 0}});
   data.add_space_prefix = false;
   const Tokenizer t = Make(data);
-  EXPECT_THAT(t.Encode("é", false), ElementsAre(t.vocab_size() - 1));
-  EXPECT_THAT(t.Encode("ü", false), ElementsAre(kBytes + 0xc3, kBytes + 0xbc));
-  EXPECT_THAT(t.Encode("🙂", false), ElementsAre(kBytes + 0xf0, kBytes + 0x9f, kBytes + 0x99, kBytes + 0x82));
-  EXPECT_THAT(t.Encode(absl::string_view("\0\n", 2), false), ElementsAre(kBytes + 0, kBytes + '\n'));
+  EXPECT_THAT(Encoded(t, "é", false), ElementsAre(t.vocab_size() - 1));
+  EXPECT_THAT(Encoded(t, "ü", false), ElementsAre(kBytes + 0xc3, kBytes + 0xbc));
+  EXPECT_THAT(Encoded(t, "🙂", false), ElementsAre(kBytes + 0xf0, kBytes + 0x9f, kBytes + 0x99, kBytes + 0x82));
+  EXPECT_THAT(Encoded(t, absl::string_view("\0\n", 2), false), ElementsAre(kBytes + 0, kBytes + '\n'));
   // Invalid UTF-8 is kept byte for byte; a first byte claims as many bytes as it announces.
-  EXPECT_THAT(t.Encode("\x80\xbf", false), ElementsAre(kBytes + 0x80, kBytes + 0xbf));
-  EXPECT_THAT(t.Encode("\xff", false), ElementsAre(kBytes + 0xff));
-  EXPECT_THAT(t.Encode("\xe4"
-                       "ab"
-                       "a",
-                       false),
+  EXPECT_THAT(Encoded(t, "\x80\xbf", false), ElementsAre(kBytes + 0x80, kBytes + 0xbf));
+  EXPECT_THAT(Encoded(t, "\xff", false), ElementsAre(kBytes + 0xff));
+  EXPECT_THAT(Encoded(t,
+                      "\xe4"
+                      "ab"
+                      "a",
+                      false),
               ElementsAre(kBytes + 0xe4, kBytes + 'a', kBytes + 'b', kBytes + 256 + 1));
-  EXPECT_THAT(t.Encode("a\xf0\x9f", false), ElementsAre(kBytes + 256 + 1, kBytes + 0xf0, kBytes + 0x9f));
+  EXPECT_THAT(Encoded(t, "a\xf0\x9f", false), ElementsAre(kBytes + 256 + 1, kBytes + 0xf0, kBytes + 0x9f));
 }
 
 TEST(Tokenizer, WithoutByteTokensTheBareByteAndThenUnkStandIn) {
   TokenizerData data = Vocabulary({{S, 0}, {"a", 0}, {"\xbc", 0}}, false);
   data.add_space_prefix = false;
   const Tokenizer t = Make(data);
-  EXPECT_THAT(Texts(t, t.Encode("a\nü", false)), ElementsAre("a", "<unk>", "<unk>", "\xbc"));
+  EXPECT_THAT(Texts(t, Encoded(t, "a\nü", false)), ElementsAre("a", "<unk>", "<unk>", "\xbc"));
   data.unk.reset();
   EXPECT_EQ(Tokenizer::Create(data).status(),
             absl::InvalidArgumentError("tokenizer: no token for byte 0 and no unknown token to stand for it"));
@@ -163,19 +168,19 @@ TEST(Tokenizer, SpecialTokens) {
   AddToken(data, "<x><x>", TokenType::kUserDefined);
   const Tokenizer t = Make(data);
   // Control tokens are read only with `special`; the text after any token of this sort gets a space in front.
-  EXPECT_THAT(Texts(t, t.Encode("<s>a", false)), ElementsAre(S, "<", "s", ">", "a"));
-  EXPECT_THAT(Texts(t, t.Encode("<s>a</s>a", true)), ElementsAre("<s>", "<s>", S "a", "</s>", S "a"));
-  EXPECT_THAT(Texts(t, t.Encode("<unk>", true)), ElementsAre("<s>", "<unk>"));
+  EXPECT_THAT(Texts(t, Encoded(t, "<s>a", false)), ElementsAre(S, "<", "s", ">", "a"));
+  EXPECT_THAT(Texts(t, Encoded(t, "<s>a</s>a", true)), ElementsAre("<s>", "<s>", S "a", "</s>", S "a"));
+  EXPECT_THAT(Texts(t, Encoded(t, "<unk>", true)), ElementsAre("<s>", "<unk>"));
   // User-defined tokens are always read, the longest first.
-  EXPECT_THAT(Texts(t, t.Encode("a<x>a", false)), ElementsAre(S "a", "<x>", S "a"));
-  EXPECT_THAT(Texts(t, t.Encode("<x><x><x>", false)), ElementsAre("<x><x>", "<x>"));
-  EXPECT_THAT(Texts(t, t.Encode("<x>", true)), ElementsAre("<s>", "<x>"));
+  EXPECT_THAT(Texts(t, Encoded(t, "a<x>a", false)), ElementsAre(S "a", "<x>", S "a"));
+  EXPECT_THAT(Texts(t, Encoded(t, "<x><x><x>", false)), ElementsAre("<x><x>", "<x>"));
+  EXPECT_THAT(Texts(t, Encoded(t, "<x>", true)), ElementsAre("<s>", "<x>"));
 
   data.add_bos = false;
   data.add_eos = true;
   const Tokenizer eos = Make(data);
-  EXPECT_THAT(Texts(eos, eos.Encode("a", true)), ElementsAre(S "a", "</s>"));
-  EXPECT_THAT(Texts(eos, eos.Encode("a", false)), ElementsAre(S "a"));
+  EXPECT_THAT(Texts(eos, Encoded(eos, "a", true)), ElementsAre(S "a", "</s>"));
+  EXPECT_THAT(Texts(eos, Encoded(eos, "a", false)), ElementsAre(S "a"));
 }
 
 TEST(Tokenizer, OverlappingUserDefinedTokens) {
@@ -185,9 +190,9 @@ TEST(Tokenizer, OverlappingUserDefinedTokens) {
   AddToken(data, "xy", TokenType::kUserDefined);
   AddToken(data, "yzz", TokenType::kUserDefined);
   const Tokenizer t = Make(data);
-  EXPECT_THAT(Texts(t, t.Encode("xyx", false)), ElementsAre("x", "yx"));  // of equal length: the lower id first
-  EXPECT_THAT(Texts(t, t.Encode("xyzz", false)), ElementsAre("x", "yzz"));
-  EXPECT_THAT(Texts(t, t.Encode("yxyxy", false)), ElementsAre("yx", "yx", "y"));
+  EXPECT_THAT(Texts(t, Encoded(t, "xyx", false)), ElementsAre("x", "yx"));  // of equal length: the lower id first
+  EXPECT_THAT(Texts(t, Encoded(t, "xyzz", false)), ElementsAre("x", "yzz"));
+  EXPECT_THAT(Texts(t, Encoded(t, "yxyxy", false)), ElementsAre("yx", "yx", "y"));
 }
 
 TEST(Tokenizer, StreamHoldsBackUnfinishedCharacters) {
@@ -196,7 +201,7 @@ TEST(Tokenizer, StreamHoldsBackUnfinishedCharacters) {
   AddToken(data, "unused", TokenType::kUnused);
   const Tokenizer t = Make(data);
   const int32_t a = kBytes + 256, b = a + 1, tail = a + 2, c = a + 3, user = a + 4, unused = a + 5;
-  TokenStream stream(t, false);
+  TokenStream stream = *TokenStream::Create(t, false);
   EXPECT_EQ(stream.Append(a), " a");
   EXPECT_EQ(stream.Append(b), "b");
   EXPECT_EQ(stream.Append(1), "");  // a control token prints nothing and disturbs nothing
@@ -243,10 +248,10 @@ TEST(Tokenizer, StreamStripsTheSpaceThatEncodeAdded) {
   AddToken(data, " u", TokenType::kUserDefined);
   const Tokenizer t = Make(data);
   for (const char* text : {"a", " a", "a a", "  ", "é", " u", "a u", "\n"}) {
-    EXPECT_EQ(Decode(t, t.Encode(text, true), true), text);
-    EXPECT_EQ(Decode(t, t.Encode(text, false), true), text);
+    EXPECT_EQ(Decode(t, Encoded(t, text, true), true), text);
+    EXPECT_EQ(Decode(t, Encoded(t, text, false), true), text);
   }
-  const int32_t space_a = t.Encode("a", false)[0];
+  const int32_t space_a = Encoded(t, "a", false)[0];
   EXPECT_EQ(Decode(t, {space_a, space_a}, true), "a a");
   EXPECT_EQ(Decode(t, {space_a, space_a}, false), " a a");  // a continuation is printed as it is
   data.add_space_prefix = false;
@@ -314,14 +319,14 @@ TEST(Tokenizer, TypesAndScoresMayBeAbsent) {
   data.types.clear();
   data.scores.clear();
   const Tokenizer t = Make(data);
-  EXPECT_THAT(Texts(t, t.Encode("abb\n", true)), ElementsAre("<s>", S, "ab", "b", "<0x0A>"));
-  EXPECT_EQ(Decode(t, t.Encode("abb\n", true), true), "abb\n");
+  EXPECT_THAT(Texts(t, Encoded(t, "abb\n", true)), ElementsAre("<s>", S, "ab", "b", "<0x0A>"));
+  EXPECT_EQ(Decode(t, Encoded(t, "abb\n", true), true), "abb\n");
 }
 
 TEST(Tokenizer, StreamAllocatesNothing) {
   TokenizerData data = Vocabulary({{S, 0}, {std::string(1000, '\xff'), 0}, {std::string(999, 'a'), 0}});
   const Tokenizer t = Make(data);
-  TokenStream stream(t, true);
+  TokenStream stream = *TokenStream::Create(t, true);
   size_t printed = 0;
   const size_t before = HeapAllocations();
   for (int round = 0; round < 3; ++round) {
@@ -343,7 +348,7 @@ TEST(Tokenizer, LongTexts) {
   const Tokenizer t = Make(data);
   std::string text(1'000'000, ' ');
   for (size_t i = 500; i < text.size(); i += 1000) text[i] = text[i + 1] = '\n';
-  const std::vector<int32_t> ids = t.Encode(text, false);
+  const std::vector<int32_t> ids = Encoded(t, text, false);
   EXPECT_EQ(std::count(ids.begin(), ids.end(), t.vocab_size() - 1), 1000);
   EXPECT_EQ(ids.size(), 1000 + (8 + 999 * 16 + 8));  // runs of 501, 999, and 499 spaces, in pieces of up to 64
   EXPECT_EQ(Decode(t, ids, false).size(), text.size() + 1001);
@@ -359,7 +364,7 @@ TEST(Tokenizer, EncodingRandomBytesNeverFails) {
     std::string text;
     for (uint32_t n = random() % 40; n > 0; --n) text.push_back(alphabet[random() % alphabet.size()]);
     std::string bytes;
-    for (int32_t id : t.Encode(text, round % 2 == 0)) absl::StrAppend(&bytes, t.Piece(id));
+    for (int32_t id : Encoded(t, text, round % 2 == 0)) absl::StrAppend(&bytes, t.Piece(id));
     EXPECT_GE(bytes.size(), text.size());
   }
 }
@@ -395,7 +400,7 @@ TEST(TokenizerFiles, LlamaVocabularyIsExact) {
       expected.emplace_back();
       ASSERT_TRUE(absl::SimpleAtoi(field, &expected.back()));
     }
-    EXPECT_EQ(t.Encode(texts[i], false), expected) << "string " << i << ": " << texts[i];
+    EXPECT_EQ(Encoded(t, texts[i], false), expected) << "string " << i << ": " << texts[i];
     EXPECT_EQ(Decode(t, expected, true), texts[i]);
   }
 }
@@ -405,7 +410,7 @@ TEST(TokenizerFiles, StoriesTokenizesItsPrompt) {
   if (absl::IsNotFound(data.status())) GTEST_SKIP() << "no test data in " << Shared();
   ASSERT_TRUE(data.ok()) << data.status();
   const Tokenizer t = Make(*data);
-  EXPECT_THAT(t.Encode("Once upon a time", true), ElementsAre(1, 403, 407, 261, 378));
+  EXPECT_THAT(Encoded(t, "Once upon a time", true), ElementsAre(1, 403, 407, 261, 378));
   EXPECT_EQ(Decode(t, {432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426}, false),
             ", there was a little girl named Lily.");
   EXPECT_TRUE(t.IsEnd(2));

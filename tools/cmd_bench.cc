@@ -369,7 +369,10 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
       SINTER_ASSIGN_OR_RETURN(module, OpenExecutable(path, compile, flags.command));
       load_s = Seconds(reopening);
     }
-    SINTER_RETURN_IF_ERROR(Prepare(*module, flags.memory, static_cast<int>(threads.back())));
+    const int most_threads = static_cast<int>(*std::max_element(threads.begin(), threads.end()));
+    std::vector<MemoryNeed> beside;  // what it is compared with runs in turn with it
+    if (module != whole) beside.push_back(NeedToRun(*whole, most_threads, WeightsPlace::kMemory));
+    SINTER_RETURN_IF_ERROR(Prepare(*module, path, flags.memory, most_threads, beside).status());
     for (int64_t thread_count : threads) {
       SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, static_cast<int>(thread_count), flags.pin.cpus));
       std::optional<Bench> base;

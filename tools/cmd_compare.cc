@@ -38,7 +38,7 @@ struct Side {
 
 // `side` stays where it is while its source lives.
 absl::Status OpenSide(const CompareFlags& flags, const std::string& path, const std::string& name,
-                      const std::string& own_flags, Side& side) {
+                      const std::string& own_flags, const LanguageModel* beside, Side& side) {
   side.path = path;
   if (IsArray(path)) {
     if (!own_flags.empty()) {
@@ -48,7 +48,7 @@ absl::Status OpenSide(const CompareFlags& flags, const std::string& path, const 
     return absl::OkStatus();
   }
   SINTER_ASSIGN_OR_RETURN(const CompileFlags compile, WithFlags(flags.compile, name, own_flags));
-  SINTER_ASSIGN_OR_RETURN(side.model, OpenLanguageModel(path, compile, flags.running, flags.command));
+  SINTER_ASSIGN_OR_RETURN(side.model, OpenLanguageModel(path, compile, flags.running, flags.command, beside));
   side.source = LogitsOf(*side.model);
   return absl::OkStatus();
 }
@@ -131,8 +131,8 @@ absl::Status Compare(CompareFlags& flags) {
   }
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   Side a, b;
-  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.a, "--a-flags", flags.a_flags, a));
-  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.b, "--b-flags", flags.b_flags, b));
+  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.a, "--a-flags", flags.a_flags, nullptr, a));
+  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.b, "--b-flags", flags.b_flags, a.model ? &*a.model : nullptr, b));
   if (a.source->vocabulary() != b.source->vocabulary()) {
     return absl::OutOfRangeError(absl::StrCat(a.path, " has a vocabulary of ", a.source->vocabulary(), ", ", b.path,
                                               " one of ", b.source->vocabulary(),

@@ -79,12 +79,13 @@ absl::Status Run(RunFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(options, static_cast<int32_t>(workspace.vocabulary())));
   std::optional<TokenStream> stream;
   if (tokenizer.ok()) {
-    stream.emplace(*tokenizer, /*at_start=*/false);
+    SINTER_ASSIGN_OR_RETURN(stream, TokenStream::Create(*tokenizer, /*at_start=*/false));
   } else if (!flags.print_ids) {
     Note(absl::StrCat("printing ids: ", tokenizer.status().message()));
   }
-  Generator generator(workspace, sequence, sampler, tokenizer.ok() ? &*tokenizer : nullptr,
-                      stream ? &*stream : nullptr);
+  SINTER_ASSIGN_OR_RETURN(Generator generator,
+                          Generator::Create(workspace, sequence, sampler, tokenizer.ok() ? &*tokenizer : nullptr,
+                                            stream ? &*stream : nullptr));
   SINTER_RETURN_IF_ERROR(generator.Prefill(prompt));
   Output output{flags.print_ids || !tokenizer.ok()};
   SINTER_ASSIGN_OR_RETURN(

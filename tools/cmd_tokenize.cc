@@ -46,7 +46,8 @@ absl::Status Tokenize(const TokenizeFlags& flags) {
   if (flags.prompt_file) {
     SINTER_ASSIGN_OR_RETURN(text, ReadFile(*flags.prompt_file));
   }
-  return WriteResult("", absl::StrCat(absl::StrJoin(tokenizer->Encode(text, !flags.no_special), " "), "\n"));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text, !flags.no_special));
+  return WriteResult("", absl::StrCat(absl::StrJoin(ids, " "), "\n"));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "backend/placement.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "ir/text.h"
@@ -152,9 +153,19 @@ void AddMemoryFlags(CLI::App& app, MemoryFlags& flags) {
   app.add_flag("--perf-map", flags.perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
 }
 
-absl::Status Prepare(const CompiledModule& module, const MemoryFlags& flags, int threads) {
+absl::StatusOr<MemoryNeed> Prepare(const CompiledModule& module, const std::string& path, const MemoryFlags& flags,
+                                   int threads, absl::Span<const MemoryNeed> beside) {
+  const bool in_memory = !IsCompiled(path) && module.path() == path;  // otherwise a file, or the cache's file of it
+  MemoryNeed need = NeedToRun(module, threads,
+                              flags.huge_pages ? WeightsPlace::kCopy
+                              : in_memory      ? WeightsPlace::kMemory
+                                               : WeightsPlace::kFile);
+  const char* const change = IsText(path) ? "" : IsCompiled(path) ? "module compiled with --ctx" : "--ctx";
+  SINTER_RETURN_IF_ERROR(CheckMemory(path, need, MemoryLimits(), change, beside));
   if (flags.perf_map) SINTER_RETURN_IF_ERROR(module.WritePerfMap());
-  return flags.huge_pages ? module.MoveWeightsToHugePages(threads) : absl::OkStatus();
+  if (flags.huge_pages) SINTER_RETURN_IF_ERROR(module.MoveWeightsToHugePages(threads));
+  need.weights = WeightsPlace::kMemory;
+  return need;
 }
 
 void AddPinFlag(CLI::App& app, PinFlag& flag) {
@@ -315,7 +326,7 @@ absl::Status Reproducible(const Source& source, const CompileFlags& flags, const
 }  // namespace
 
 absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlags& flags, const std::string& command,
-                                         const std::string& output) {
+                                         const std::string& output, Durability durability) {
   SINTER_RETURN_IF_ERROR(CheckPlanned(source, flags));
   ModuleInfo info;
   info.command = command;
@@ -342,16 +353,43 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
                                  absl::Span<uint8_t> out) { return weights.Read(name, dtype, begin, end, out); };
     options.weight_done = [&weights](const std::string& name) { weights.Done(name); };
   }
-  SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(output));
+  SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(output, durability));
+  if (source.weights != nullptr) {
+    file.CheckBeforeCommit([weights = source.weights.get()] { return weights->CheckUnchanged(); });
+  }
   absl::StatusOr<OutputFile> compiled = Compile(*source.module, info, options, std::move(file));
   if (!compiled.ok()) return Reproducible(source, flags, compiled.status());
   return compiled;
 }
 
+absl::Status CheckMemory(const Source& source, WeightsPlace weights) {
+  SINTER_ASSIGN_OR_RETURN(const Placement placement, PlacementOf(*source.module));
+  MemoryNeed need;
+  need.weights = weights;
+  need.weights_bytes = placement.weights_bytes;
+  need.arena_bytes = placement.arena_bytes;
+  need.thread_bytes = placement.thread_bytes;
+  need.positions = source.model ? source.model->context : 0;
+  const std::vector<GraphId> entries = source.module->entries();
+  if (entries.empty()) return absl::OkStatus();
+  const Graph& graph = source.module->graph(entries.back());  // entries for fewer shapes stand before, with its states
+  for (ValueId param : graph.params()) {
+    if (!graph.type(param).state) continue;
+    Type type = graph.type(param);
+    type.state = false;
+    SINTER_ASSIGN_OR_RETURN(const int64_t bytes, MaxBytes(type, source.module->dims));
+    need.state_bytes += bytes;
+  }
+  return CheckMemory(source.path, need, MemoryLimits(), source.model ? "--ctx" : "");
+}
+
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompilePlanned(const Source& source, const CompileFlags& flags,
                                                                      const std::string& command,
                                                                      const std::string& output) {
-  SINTER_ASSIGN_OR_RETURN(const OutputFile file, CompileSource(source, flags, command, output));
+  SINTER_RETURN_IF_ERROR(CheckPlanned(source, flags));
+  SINTER_RETURN_IF_ERROR(CheckMemory(source, output.empty() ? WeightsPlace::kMemoryFile : WeightsPlace::kFile));
+  SINTER_ASSIGN_OR_RETURN(const OutputFile file,
+                          CompileSource(source, flags, command, output, Durability::kDisposable));
   SINTER_ASSIGN_OR_RETURN(MappedFile mapped,
                           MappedFile::FromDescriptor(file.descriptor(), output.empty() ? source.path : output));
   return CompiledModule::FromFile(std::move(mapped));

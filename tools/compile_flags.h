@@ -10,8 +10,10 @@
 
 #include "absl/status/statusor.h"
 #include "backend/compile.h"
+#include "base/file.h"
 #include "frontend/model.h"
 #include "passes/pipeline.h"
+#include "runtime/memory_need.h"
 #include "runtime/module.h"
 
 namespace sinter {
@@ -65,8 +67,11 @@ struct MemoryFlags {
   bool huge_pages = false, perf_map = false;
 };
 void AddMemoryFlags(CLI::App& app, MemoryFlags& flags);
-// Before the first run; `threads` copy.
-absl::Status Prepare(const CompiledModule& module, const MemoryFlags& flags, int threads);
+// Before a workspace of so many threads and a sequence are opened: whether there is memory for them, then the flags.
+// `path`: of the model, as the user gave it. Returns what they need, to be given as `beside` for what is opened next to
+// them.
+absl::StatusOr<MemoryNeed> Prepare(const CompiledModule& module, const std::string& path, const MemoryFlags& flags,
+                                   int threads, absl::Span<const MemoryNeed> beside = {});
 
 // --pin: which CPUs the threads get.
 struct PinFlag {
@@ -108,11 +113,16 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
 // The pipeline of the flags.
 absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileFlags& flags);
 
-// Compiles a planned source into a file; "" makes it in memory. An internal error leaves repro.sir.
+// Compiles a planned source into a file; "" makes it in memory. kInvalidArgument when the model's file changed
+// meanwhile. An internal error leaves repro.sir.
 absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlags& flags, const std::string& command,
-                                         const std::string& output);
+                                         const std::string& output, Durability durability = Durability::kDurable);
 
-// The same, and opens it.
+// Whether there is memory to run a planned source, before it is compiled; of the threads' memory only what one needs,
+// and without scratch, which code decides. Prepare knows them.
+absl::Status CheckMemory(const Source& source, WeightsPlace weights);
+
+// CompileSource into memory, where there is enough, or a file that can be made anew, and opens it.
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompilePlanned(const Source& source, const CompileFlags& flags,
                                                                      const std::string& command,
                                                                      const std::string& output);

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -57,16 +58,22 @@ std::string HumanBytes(double bytes) {
   return absl::StrFormat("%.1f %s", bytes, units[unit]);
 }
 
+namespace {
+std::atomic<bool> progress_is_visible;  // one at a time
+}  // namespace
+
 ProgressLine::~ProgressLine() {
-  if (visible_) std::fputs("\r\x1b[K", stderr);
+  if (progress_is_visible.exchange(false)) std::fputs("\r\x1b[K", stderr);
 }
+
+bool ProgressLine::IsVisible() { return progress_is_visible; }
 
 void ProgressLine::Update(absl::string_view what, int64_t done, int64_t total) {
   using std::chrono::milliseconds;
   const auto now = std::chrono::steady_clock::now();
   if (now - started_ < milliseconds(500) || now - shown_ < milliseconds(100) || isatty(STDERR_FILENO) == 0) return;
   shown_ = now;
-  visible_ = true;
+  progress_is_visible = true;
   std::fprintf(stderr, "\r\x1b[K%.*s %lld of %lld", static_cast<int>(what.size()), what.data(),
                static_cast<long long>(done), static_cast<long long>(total));
 }

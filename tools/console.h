@@ -30,10 +30,11 @@ class ProgressLine {
  public:
   ~ProgressLine();
   void Update(absl::string_view what, int64_t done, int64_t total);
+  // Whether there is one on the screen. For signal handlers.
+  static bool IsVisible();
 
  private:
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now(), shown_{};
-  bool visible_ = false;
 };
 
 }  // namespace sinter

@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/status.h"
 #include "passes/check_each.h"
+#include "runtime/memory_need.h"
 #include "runtime/workspace.h"
 
 namespace sinter {
@@ -237,6 +238,15 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
         absl::StrCat("@", name, ": no input's shape says what ", dim, " is; give it with --dim ", dim, "=N"));
   }
   SINTER_RETURN_IF_ERROR(module->CheckDims(*entry, bound));
+  MemoryNeed need = NeedToRun(*module, threads, WeightsPlace::kMemory, entry->name);
+  for (const LoadedParam& param : entry->outputs) {  // as bytes, and as doubles
+    std::optional<int64_t> bytes = param.elem_bytes + static_cast<int64_t>(sizeof(double));
+    for (const DimSum& dim : param.dims) bytes = bytes ? CheckedMul(*bytes, dim.Evaluate(bound.data())) : bytes;
+    const std::optional<int64_t> sum = bytes ? CheckedAdd(need.other_bytes, *bytes) : std::nullopt;
+    need.other_bytes = sum.value_or(INT64_MAX);
+    if (!sum) break;
+  }
+  SINTER_RETURN_IF_ERROR(CheckMemory(module->path(), need, MemoryLimits()));
   SINTER_ASSIGN_OR_RETURN(const auto workspace, Workspace::Open(module, threads));
   SINTER_ASSIGN_OR_RETURN(const auto sequence, Sequence::Open(module, entry->name));
   SINTER_RETURN_IF_ERROR(CheckStepInputs(*entry, *workspace, *sequence, args));

@@ -90,13 +90,16 @@ class FileLogits : public LogitsSource {
 }  // namespace
 
 absl::StatusOr<LanguageModel> OpenLanguageModel(const std::string& path, const CompileFlags& compile,
-                                                const RunningFlags& flags, const std::string& command) {
+                                                const RunningFlags& flags, const std::string& command,
+                                                const LanguageModel* beside) {
   LanguageModel model;
   model.path = path;
   SINTER_ASSIGN_OR_RETURN(model.module, flags.no_cache ? OpenExecutable(path, compile, command)
                                                        : OpenThroughCache(path, compile, flags.cache_bytes, command));
   model.tokenizer = TokenizerOf(*model.module);
-  SINTER_RETURN_IF_ERROR(Prepare(*model.module, flags.memory, flags.threads));
+  SINTER_ASSIGN_OR_RETURN(
+      model.need, Prepare(*model.module, path, flags.memory, flags.threads,
+                          beside == nullptr ? absl::Span<const MemoryNeed>() : absl::MakeConstSpan(&beside->need, 1)));
   SINTER_ASSIGN_OR_RETURN(model.workspace, Workspace::Open(model.module, flags.threads, flags.pin.cpus));
   SINTER_ASSIGN_OR_RETURN(model.sequence, Sequence::Open(model.module));
   if (model.workspace->vocabulary() == 0) {

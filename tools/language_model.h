@@ -37,10 +37,13 @@ struct LanguageModel {
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<Sequence> sequence;
   absl::StatusOr<Tokenizer> tokenizer = absl::UnknownError("");
+  MemoryNeed need;
 };
-// Compiled, or found in the cache, and opened with the threads chosen. kUnimplemented when it is no language model.
+// Compiled, or found in the cache, and opened with the threads chosen. kUnimplemented when it is no language model,
+// kResourceExhausted when there is not enough memory for it, and for one that is open already beside it.
 absl::StatusOr<LanguageModel> OpenLanguageModel(const std::string& path, const CompileFlags& compile,
-                                                const RunningFlags& flags, const std::string& command);
+                                                const RunningFlags& flags, const std::string& command,
+                                                const LanguageModel* beside = nullptr);
 
 class LogitsSource {
  public:

@@ -1,9 +1,9 @@
 // The `sinter` command line: one verb a file (cmd_VERB.cc).
 #include <CLI/CLI.hpp>
-#include <csignal>
 #include <cstdio>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +11,7 @@
 #include "tools/command.h"
 #include "tools/compile_flags.h"
 #include "tools/console.h"
+#include "tools/signals.h"
 
 namespace sinter {
 namespace {
@@ -41,7 +42,8 @@ int Main(int argc, char** argv) {
       "MODEL is a .gguf file, a compiled .sinter, or preset:NAME. `sinter VERB --help` describes a verb.\n"
       "Results go to stdout, everything else to stderr.\n"
       "Exit codes: 0 ok, 1 comparison failed, 2 usage, 3 unsupported model or op, 4 malformed input,\n"
-      "5 module does not fit this CPU or version, 6 out of resources, 70 internal error.");
+      "5 module does not fit this CPU or version, 6 out of resources, 70 internal error;\n"
+      "130 and 143: stopped by ctrl-C and by SIGTERM.");
   Action action;
   action.command_line = Quoted(argc, argv);
   AddCompile(program, action);
@@ -63,6 +65,8 @@ int Main(int argc, char** argv) {
     }
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("out of memory");
+  } catch (const std::system_error& error) {  // of std::thread
+    status = absl::ResourceExhaustedError(absl::StrCat("cannot start a thread: ", error.what()));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) {
       const std::vector<CLI::App*> verbs = program.get_subcommands();
@@ -84,8 +88,6 @@ int Main(int argc, char** argv) {
 }  // namespace sinter
 
 int main(int argc, char** argv) {
-  // A reader that is gone and a file that may not grow are errors of the write, and reported.
-  std::signal(SIGPIPE, SIG_IGN);
-  std::signal(SIGXFSZ, SIG_IGN);
+  sinter::TakeSignals();
   return sinter::Main(argc, argv);
 }

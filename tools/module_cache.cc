@@ -161,8 +161,9 @@ std::shared_ptr<const CompiledModule> ModuleCache::Find(const CacheKey& key) con
     if (metadata.source_sha256()->str() != key.source_sha256 || metadata.options()->str() != key.options) {
       return nullptr;
     }
-    const int64_t started = Now(CLOCK_REALTIME) - Now(CLOCK_BOOTTIME);
-    if (Nanoseconds(info.st_mtim) < started && !(*module)->VerifyWeights().ok()) return nullptr;
+    const int64_t used = Nanoseconds(info.st_mtim), now = Now(CLOCK_REALTIME), started = now - Now(CLOCK_BOOTTIME);
+    // Not used since the machine started, or at a time that a clock set wrong has made up.
+    if ((used < started || used > now) && !(*module)->VerifyWeights().ok()) return nullptr;
     return *module;
   };
   std::shared_ptr<const CompiledModule> module = load();

@@ -8,10 +8,10 @@
 // the same KEY and another STAMP is out of date and gives way to its successor.
 //
 // A name earns no trust: an entry goes through the loader like any other module, and one that was last used before the
-// machine started has its weights compared with their checksum too, since the last bytes of a file may not have reached
-// the disk. Whatever fails is compiled anew. Entries are written beside their place and renamed, so runs at the same
-// time see whole ones. The time of last use is the file's own (mtime); the entries used longest ago make room for new
-// ones.
+// machine started has its weights compared with their checksum too, since entries are not synced to the disk (which
+// takes a second a GB) and a loss of power may have taken any of their bytes. Whatever fails is compiled anew. Entries
+// are written beside their place and renamed, so runs at the same time see whole ones. The time of last use is the
+// file's own (mtime); the entries used longest ago make room for new ones.
 #pragma once
 
 #include <cstdint>

@@ -66,7 +66,7 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const PromptFlags& flags, const s
       return absl::Status(tokenizer.status().code(), absl::StrCat(model, ": ", tokenizer.status().message(),
                                                                   "; give the prompt as token ids with --prompt-ids"));
     }
-    ids = tokenizer->Encode(text, special);
+    SINTER_ASSIGN_OR_RETURN(ids, tokenizer->Encode(text, special));
   }
   if (ids.empty()) return absl::OutOfRangeError("the prompt is empty: give one with -p, -f or --prompt-ids");
   return ids;

@@ -1,0 +1,216 @@
+// Memory that runs out at any moment: the n-th allocation of the heap, the n-th mapping and the n-th thread fail, for
+// every n of opening a compiled module, running it and printing text, and of opening a model file. Each time there is
+// an error, nothing stays behind, and the next attempt works.
+//
+// mmap and pthread_create are replaced when this program is linked (--wrap in CMakeLists.txt).
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "frontend/model.h"
+#include "runtime/cpu.h"
+#include "runtime/generate.h"
+#include "runtime/workspace.h"
+#include "tests/heap_counter.h"
+#include "tests/module_builder.h"
+#include "tests/tiny_models.h"
+
+namespace {
+
+int mappings_to_go = 0, threads_to_go = 0;  // until one fails; 0: none does
+
+bool Fails(int& to_go) { return to_go > 0 && --to_go == 0; }
+
+}  // namespace
+
+// NOLINTBEGIN(bugprone-reserved-identifier)
+extern "C" {
+void* __real_mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset);
+void* __wrap_mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset) {
+  if (!Fails(mappings_to_go)) return __real_mmap(at, size, protection, flags, fd, offset);
+  errno = ENOMEM;
+  return MAP_FAILED;
+}
+int __real_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument);
+int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument) {
+  return Fails(threads_to_go) ? EAGAIN : __real_pthread_create(thread, attributes, start, argument);
+}
+}
+// NOLINTEND(bugprone-reserved-identifier)
+
+namespace sinter {
+namespace {
+
+using testing::List;
+
+// The language model of module_builder.h with a vocabulary: unk, a to d, an accented letter, end.
+std::vector<uint8_t> ModuleWithText() {
+  fbs::MetadataT metadata = testing::BaseMetadata();
+  metadata.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::TokenizerT vocabulary;
+  vocabulary.model = "llama";
+  vocabulary.tokens = {"<unk>", "a", "b", "c", "d", "\xc3\xa9", "</s>"};
+  vocabulary.scores.assign(7, 0);
+  vocabulary.types = {2, 1, 1, 1, 1, 1, 3};
+  vocabulary.unk = 0;
+  vocabulary.eos = 6;
+  metadata.tokenizer = std::make_unique<fbs::TokenizerT>(vocabulary);
+  return testing::ModuleBytes(metadata);
+}
+
+// What a run leaves, in memory that is there before.
+struct Trace {
+  size_t tokens = 0, bytes = 0;
+  uint64_t hash = 0;
+  void Add(uint64_t value) { hash = (hash ^ value) * 0x9e3779b97f4a7c15; }
+  friend bool operator==(const Trace&, const Trace&) = default;
+};
+
+bool Emit(void* context, int32_t id, absl::string_view text) {
+  Trace& trace = *static_cast<Trace*>(context);
+  ++trace.tokens;
+  trace.bytes += text.size();
+  trace.Add(static_cast<uint64_t>(id + 1));
+  for (char c : text) trace.Add(static_cast<uint8_t>(c));
+  return true;
+}
+
+// All that a server does with a module.
+absl::Status Serve(const std::string& path, Trace& trace) {
+  SINTER_ASSIGN_OR_RETURN(const std::shared_ptr<const CompiledModule> module, CompiledModule::Open(path));
+  SINTER_RETURN_IF_ERROR(module->VerifyWeights());
+  SINTER_RETURN_IF_ERROR(module->MoveWeightsToHugePages(2));
+  SINTER_ASSIGN_OR_RETURN(TokenizerData data, module->tokenizer());
+  SINTER_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Create(std::move(data)));
+  SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Workspace> workspace, Workspace::Open(module, 3));
+  SINTER_ASSIGN_OR_RETURN(const std::unique_ptr<Sequence> sequence, Sequence::Open(module));
+  SINTER_ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create({.temperature = 0.7, .repeat_penalty = 1.1, .seed = 5},
+                                                           static_cast<int32_t>(workspace->vocabulary())));
+  SINTER_ASSIGN_OR_RETURN(TokenStream stream, TokenStream::Create(tokenizer, false));
+  SINTER_ASSIGN_OR_RETURN(Generator generator, Generator::Create(*workspace, *sequence, sampler, &tokenizer, &stream));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer.Encode("abc da\xc3\xa9", true));
+  SINTER_RETURN_IF_ERROR(generator.Prefill(ids));
+  SINTER_RETURN_IF_ERROR(generator.Generate({.max_tokens = 20, .ignore_end = true}, Emit, &trace).status());
+  SINTER_RETURN_IF_ERROR(sequence->Truncate(3));
+  SINTER_RETURN_IF_ERROR(workspace->Prefill(*sequence, ids, {}));
+  // Errors allocate too: their messages.
+  for (const absl::Status& refused : {sequence->Truncate(99), workspace->Step(*sequence, {-1}, {}, {}),
+                                      workspace->Prefill(*sequence, {99}, {}), generator.Prefill({})}) {
+    if (absl::IsResourceExhausted(refused)) return refused;
+    EXPECT_EQ(refused.code(), absl::StatusCode::kOutOfRange) << refused;
+  }
+  return absl::OkStatus();
+}
+
+// Calls `work` with the n-th allocation failing, for n = 1, 1 + step, ..; returns how many allocations it makes. Each
+// fails twice: what a library keeps for good after its first error (OpenSSL does) is no leak. `can_do_without`: some
+// may be for what is not needed, such as a library's cache.
+size_t FailEach(const std::function<absl::Status()>& work, bool all_after, size_t step, bool can_do_without = false) {
+  for (size_t n = 1;; n += step) {
+    size_t blocks = 0;
+    bool done_without = false;
+    for (int time = 0; time < 2; ++time) {
+      blocks = HeapBlocks();
+      FailAllocations(n, all_after);
+      const absl::Status status = work();
+      const bool failed = AllocationHasFailed();
+      FailAllocations(0);
+      if (!failed) {
+        EXPECT_TRUE(status.ok()) << status;
+        return n;
+      }
+      done_without = status.ok() && can_do_without;
+      if (done_without) continue;
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << "allocation " << n << ": " << status;
+    }
+    EXPECT_TRUE(done_without || HeapBlocks() == blocks) << "allocation " << n << ": " << HeapBlocks() - blocks;
+    if (::testing::Test::HasFailure()) return n;
+  }
+}
+
+class AllocFailure : public ::testing::Test {
+ protected:
+  AllocFailure() : path_(absl::StrCat(::testing::TempDir(), "alloc_failure_test_", getpid())) {
+    const std::vector<uint8_t> bytes = ModuleWithText();
+    EXPECT_TRUE(WriteFile(path_, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}).ok());
+    // What lives as long as the process is made by the first run.
+    const absl::Status status = Serve(path_, expected_);
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  ~AllocFailure() override {
+    Trace trace;
+    const absl::Status status = Serve(path_, trace);
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_EQ(trace, expected_);
+    unlink(path_.c_str());
+  }
+
+  const std::string path_;
+  Trace expected_;
+};
+
+TEST_F(AllocFailure, OneAllocationOfServing) {
+  Trace trace;
+  const size_t count = FailEach([&] { return Serve(path_, trace); }, false, 1);
+  EXPECT_GT(count, 100u);
+}
+
+TEST_F(AllocFailure, OneAllocationAndAllAfterIt) {
+  Trace trace;
+  FailEach([&] { return Serve(path_, trace); }, true, 1);
+}
+
+TEST_F(AllocFailure, EveryMappingAndEveryThread) {
+  for (int* to_go : {&mappings_to_go, &threads_to_go}) {
+    const size_t blocks = HeapBlocks();
+    int n = 1;
+    for (bool failed = true; failed; ++n) {
+      *to_go = n;
+      Trace trace;
+      absl::Status status = Serve(path_, trace);
+      failed = *to_go == 0;
+      *to_go = 0;
+      EXPECT_EQ(status.code(), failed ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kOk)
+          << n << ": " << status;
+      status = absl::OkStatus();
+      ASSERT_EQ(HeapBlocks(), blocks) << n;
+    }
+    EXPECT_GT(n, 2);
+  }
+}
+
+TEST_F(AllocFailure, DescriptorsAndMappingsReturn) {
+  const auto count = [](const char* folder) {
+    return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
+  };
+  const auto descriptors = count("/proc/self/fd"), threads = count("/proc/self/task");
+  Trace trace;
+  FailEach([&] { return Serve(path_, trace); }, false, 3);
+  EXPECT_EQ(count("/proc/self/fd"), descriptors);
+  EXPECT_EQ(count("/proc/self/task"), threads);
+}
+
+TEST_F(AllocFailure, OpeningAModelFile) {
+  const std::string model = path_ + ".gguf";
+  const std::string file = MakeTinyModel({}).File();
+  ASSERT_TRUE(WriteFile(model, file).ok());
+  const auto open = [&] { return OpenModel(model).status(); };
+  ASSERT_TRUE(open().ok()) << open();
+  const auto parse = [&] { return Gguf::Open(model).status(); };
+  FailEach(parse, false, 1, true);
+  FailEach(parse, true, 7);
+  FailEach(open, false, 11, true);
+  FailEach(open, true, 37);
+  unlink(model.c_str());
+}
+
+}  // namespace
+}  // namespace sinter
