@@ -3,7 +3,6 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -11,9 +10,11 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/bytes.h"
 #include "base/checked.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
-#include "frontend/gguf_cursor.h"
 
 namespace sinter {
 namespace {
@@ -35,16 +36,9 @@ constexpr ValueType kValueTypes[] = {{"u8", 1},  {"i8", 1},  {"u16", 2},  {"i16"
                                      {"u64", 8}, {"i64", 8}, {"f64", 8}};
 constexpr uint32_t kNumValueTypes = sizeof kValueTypes / sizeof kValueTypes[0];
 
-// The format asks for a multiple of 8; a huge page is the largest that means anything.
-constexpr uint64_t kMinAlignment = 8, kMaxAlignment = uint64_t{1} << 21, kDefaultAlignment = 32;
+constexpr uint64_t kMinAlignment = 8, kDefaultAlignment = 32;  // the format asks for a multiple of 8
 // Smallest records: length, one byte of name, type, value; length, one byte of name, rank, one dim, type, offset.
 constexpr uint64_t kMinKeyBytes = 8 + 1 + 4 + 1, kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;
-
-// Names come from the file: shortened, and free of control characters.
-std::string Quoted(absl::string_view name) {
-  constexpr size_t kShown = 80;
-  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(name.substr(0, kShown)), name.size() > kShown ? "..." : "", "\"");
-}
 
 std::string DimsText(absl::Span<const uint64_t> dims) { return absl::StrCat("dims ", absl::StrJoin(dims, " x ")); }
 
@@ -76,43 +70,53 @@ absl::StatusOr<Gguf> Gguf::Parse(absl::Span<const uint8_t> bytes, const std::str
 }
 
 absl::Status Gguf::ParseHeader() {
-  GgufCursor cursor(bytes_, 0);
-  char magic[4];
+  ByteReader reader(bytes_);
+  absl::string_view magic;
   uint64_t num_tensors, num_keys;
-  if (!cursor.Read(&magic)) return CutShort(cursor, "magic \"GGUF\"");
-  if (std::memcmp(magic, "GGUF", 4) != 0) {
-    const bool swapped = std::memcmp(magic, "FUGG", 4) == 0;
-    return Error(0, absl::StrCat("not a GGUF file: it begins with ", Quoted({magic, 4}), ", expected \"GGUF\"",
+  if (!reader.ReadText(4, &magic)) return CutShort(reader, "magic \"GGUF\"");
+  if (magic != "GGUF") {
+    const bool swapped = magic == "FUGG";
+    return Error(0, absl::StrCat("not a GGUF file: it begins with ", Quoted(magic), ", expected \"GGUF\"",
                                  swapped ? "; it looks big-endian, and only little-endian files are read" : ""));
   }
-  if (!cursor.Read(&version_)) return CutShort(cursor, "version");
+  if (!reader.Read(&version_)) return CutShort(reader, "version");
   if (version_ < 2 || version_ > 3) {
     // A small number whose bytes are reversed has zeros where the small number would be.
     const bool swapped = version_ != 0 && (version_ & 0xffff) == 0;
     return Error(4, absl::StrCat("GGUF version ", version_, ", expected 2 or 3",
                                  swapped ? "; it looks big-endian, and only little-endian files are read" : ""));
   }
-  if (!cursor.Read(&num_tensors)) return CutShort(cursor, "number of tensors");
-  if (!cursor.Read(&num_keys)) return CutShort(cursor, "number of keys");
-  if (num_tensors > cursor.left() / kMinTensorBytes) {
-    return Error(8, absl::StrCat(num_tensors, " tensors do not fit in the ", cursor.left(), " bytes that follow"));
+  if (!reader.Read(&num_tensors)) return CutShort(reader, "number of tensors");
+  if (!reader.Read(&num_keys)) return CutShort(reader, "number of keys");
+  if (num_tensors > reader.left() / kMinTensorBytes) {
+    return Error(8, absl::StrCat(num_tensors, " tensors do not fit in the ", reader.left(), " bytes that follow"));
   }
-  if (num_keys > cursor.left() / kMinKeyBytes) {
-    return Error(16, absl::StrCat(num_keys, " keys do not fit in the ", cursor.left(), " bytes that follow"));
+  if (limits::kTensors.Exceeded(num_tensors)) {
+    return Error(8, absl::StrCat(num_tensors, " tensors: ", limits::kTensors.Text()));
   }
-  for (uint64_t i = 0; i < num_keys; ++i) SINTER_RETURN_IF_ERROR(ParseKey(cursor));
+  if (num_keys > reader.left() / kMinKeyBytes) {
+    return Error(16, absl::StrCat(num_keys, " keys do not fit in the ", reader.left(), " bytes that follow"));
+  }
+  if (limits::kKeys.Exceeded(num_keys)) return Error(16, absl::StrCat(num_keys, " keys: ", limits::kKeys.Text()));
+  for (uint64_t i = 0; i < num_keys; ++i) {
+    SINTER_RETURN_IF_ERROR(ParseKey(reader));
+    if (limits::kMetadataBytes.Exceeded(reader.pos())) {
+      return KeyError(keys_.back().name, absl::StrCat("the metadata up to its end has ", reader.pos(),
+                                                      " bytes: ", limits::kMetadataBytes.Text()));
+    }
+  }
 
   alignment_ = kDefaultAlignment;
   if (Has("general.alignment")) {
-    SINTER_ASSIGN_OR_RETURN(alignment_, GetUint("general.alignment", kMinAlignment, kMaxAlignment));
+    SINTER_ASSIGN_OR_RETURN(alignment_, GetUint("general.alignment", kMinAlignment, limits::kAlignment.most));
     if ((alignment_ & (alignment_ - 1)) != 0) {
       return KeyError("general.alignment", absl::StrCat(alignment_, ", expected a power of two"));
     }
   }
-  for (uint64_t i = 0; i < num_tensors; ++i) SINTER_RETURN_IF_ERROR(ParseTensor(cursor));
+  for (uint64_t i = 0; i < num_tensors; ++i) SINTER_RETURN_IF_ERROR(ParseTensor(reader));
 
   // Cannot overflow: pos is within the file and the alignment is small. Without tensors there need be no padding.
-  data_offset_ = std::min<uint64_t>(*CheckedAlign(cursor.pos(), alignment_), bytes_.size());
+  data_offset_ = std::min<uint64_t>(*CheckedAlign(reader.pos(), alignment_), bytes_.size());
   SINTER_RETURN_IF_ERROR(PlaceTensors());
 
   uint8_t digest[32];
@@ -123,20 +127,25 @@ absl::Status Gguf::ParseHeader() {
   return absl::OkStatus();
 }
 
-absl::Status Gguf::ParseKey(GgufCursor& cursor) {
+absl::Status Gguf::ParseKey(ByteReader& reader) {
   GgufKey key;
-  key.offset = cursor.pos();
-  if (!cursor.ReadString(&key.name)) return CutShort(cursor, absl::StrCat("name of key number ", keys_.size()));
+  key.offset = reader.pos();
+  if (!reader.ReadPrefixedText<uint64_t>(&key.name))
+    return CutShort(reader, absl::StrCat("name of key number ", keys_.size()));
   if (key.name.empty()) return Error(key.offset, absl::StrCat("key number ", keys_.size(), " has an empty name"));
   const std::string what = absl::StrCat("key ", Quoted(key.name));
+  if (limits::kKeyNameBytes.Exceeded(key.name.size())) {
+    return Error(key.offset,
+                 absl::StrCat(what, ": a name of ", key.name.size(), " bytes: ", limits::kKeyNameBytes.Text()));
+  }
   if (!key_index_.try_emplace(key.name, static_cast<uint32_t>(keys_.size())).second) {
     return Error(key.offset, absl::StrCat(what, " appears twice"));
   }
   auto read_type = [&]() -> absl::StatusOr<GgufType> {
     uint32_t type;
-    if (!cursor.Read(&type)) return CutShort(cursor, what);
+    if (!reader.Read(&type)) return CutShort(reader, what);
     if (type < kNumValueTypes) return static_cast<GgufType>(type);
-    return Error(cursor.pos() - 4,
+    return Error(reader.pos() - 4,
                  absl::StrCat(what, ": value type ", type, " is not one of the format's 0 to ", kNumValueTypes - 1));
   };
   SINTER_ASSIGN_OR_RETURN(key.type, read_type());
@@ -144,47 +153,61 @@ absl::Status Gguf::ParseKey(GgufCursor& cursor) {
   key.count = 1;
   if (key.is_array) {
     SINTER_ASSIGN_OR_RETURN(key.type, read_type());
-    if (key.type == GgufType::kArray) return Error(cursor.pos() - 4, absl::StrCat(what, ": an array of arrays"));
-    if (!cursor.Read(&key.count)) return CutShort(cursor, what);
+    if (key.type == GgufType::kArray) return Error(reader.pos() - 4, absl::StrCat(what, ": an array of arrays"));
+    if (!reader.Read(&key.count)) return CutShort(reader, what);
   }
-  key.value_offset = cursor.pos();
+  key.value_offset = reader.pos();
   const ValueType& type = kValueTypes[static_cast<uint32_t>(key.type)];
-  if (!cursor.Has(key.count, type.bytes)) {
-    return CutShort(cursor, absl::StrCat(what, ": ", key.is_array ? absl::StrCat(key.count, " x ") : "", type.name));
+  if (!reader.Has(key.count, type.bytes)) {
+    return CutShort(reader, absl::StrCat(what, ": ", key.is_array ? absl::StrCat(key.count, " x ") : "", type.name));
+  }
+  if (limits::kArrayElements.Exceeded(key.count)) {
+    return Error(key.value_offset - 8,
+                 absl::StrCat(what, ": an array of ", key.count, " elements: ", limits::kArrayElements.Text()));
   }
   if (key.type == GgufType::kString) {
     for (uint64_t i = 0; i < key.count; ++i) {
       absl::string_view text;
-      if (!cursor.ReadString(&text)) return CutShort(cursor, absl::StrCat(what, ": string number ", i));
+      if (!reader.ReadPrefixedText<uint64_t>(&text)) return CutShort(reader, absl::StrCat(what, ": string number ", i));
+      if (limits::kStringBytes.Exceeded(text.size())) {
+        return Error(reader.pos() - text.size() - 8, absl::StrCat(what, ": string number ", i, " of ", text.size(),
+                                                                  " bytes: ", limits::kStringBytes.Text()));
+      }
     }
   } else {
-    cursor.Skip(key.count, type.bytes);
+    reader.Skip(key.count, type.bytes);
   }
   keys_.push_back(key);
   return absl::OkStatus();
 }
 
-absl::Status Gguf::ParseTensor(GgufCursor& cursor) {
+absl::Status Gguf::ParseTensor(ByteReader& reader) {
   GgufTensor tensor;
-  tensor.record_offset = cursor.pos();
-  if (!cursor.ReadString(&tensor.name)) {
-    return CutShort(cursor, absl::StrCat("name of tensor number ", tensors_.size()));
+  tensor.record_offset = reader.pos();
+  if (!reader.ReadPrefixedText<uint64_t>(&tensor.name)) {
+    return CutShort(reader, absl::StrCat("name of tensor number ", tensors_.size()));
   }
   if (tensor.name.empty()) {
     return Error(tensor.record_offset, absl::StrCat("tensor number ", tensors_.size(), " has an empty name"));
   }
   const std::string what = absl::StrCat("tensor ", Quoted(tensor.name));
+  if (limits::kTensorNameBytes.Exceeded(tensor.name.size())) {
+    return Error(tensor.record_offset,
+                 absl::StrCat(what, ": a name of ", tensor.name.size(), " bytes: ", limits::kTensorNameBytes.Text()));
+  }
   if (!tensor_index_.try_emplace(tensor.name, static_cast<uint32_t>(tensors_.size())).second) {
     return Error(tensor.record_offset, absl::StrCat(what, " appears twice"));
   }
 
   uint32_t rank, type;
-  if (!cursor.Read(&rank)) return CutShort(cursor, what);
-  if (rank < 1 || rank > 4) return Error(cursor.pos() - 4, absl::StrCat(what, ": ", rank, " dims, expected 1 to 4"));
-  const uint64_t dims_offset = cursor.pos();
+  if (!reader.Read(&rank)) return CutShort(reader, what);
+  if (rank < 1 || limits::kTensorDims.Exceeded(rank)) {
+    return Error(reader.pos() - 4, absl::StrCat(what, ": ", rank, " dims, expected 1 to ", limits::kTensorDims.most));
+  }
+  const uint64_t dims_offset = reader.pos();
   absl::InlinedVector<uint64_t, 4> dims(rank);
   for (uint32_t i = rank; i-- > 0;) {  // the file has the innermost first
-    if (!cursor.Read(&dims[i])) return CutShort(cursor, what);
+    if (!reader.Read(&dims[i])) return CutShort(reader, what);
   }
   std::optional<int64_t> elems = 1;
   for (uint64_t dim : dims) {
@@ -195,10 +218,10 @@ absl::Status Gguf::ParseTensor(GgufCursor& cursor) {
   if (!elems) return Error(dims_offset, absl::StrCat(what, ": ", DimsText(dims), ": the number of elements overflows"));
   tensor.dims.assign(dims.begin(), dims.end());
 
-  if (!cursor.Read(&type)) return CutShort(cursor, what);
+  if (!reader.Read(&type)) return CutShort(reader, what);
   tensor.type = FindGgmlType(type);
   if (tensor.type == nullptr) {
-    absl::Status status = Error(cursor.pos() - 4, absl::StrCat(what, ": tensor type ", type, " is not known"));
+    absl::Status status = Error(reader.pos() - 4, absl::StrCat(what, ": tensor type ", type, " is not known"));
     return absl::UnimplementedError(status.message());
   }
   if (tensor.dims.back() % tensor.type->block_elems != 0) {
@@ -208,7 +231,7 @@ absl::Status Gguf::ParseTensor(GgufCursor& cursor) {
   const std::optional<int64_t> bytes = CheckedMul(*elems / tensor.type->block_elems, tensor.type->block_bytes);
   if (!bytes) return Error(dims_offset, absl::StrCat(what, ": ", DimsText(dims), ": the number of bytes overflows"));
   tensor.bytes = static_cast<uint64_t>(*bytes);
-  if (!cursor.Read(&tensor.offset)) return CutShort(cursor, what);
+  if (!reader.Read(&tensor.offset)) return CutShort(reader, what);
   tensors_.push_back(std::move(tensor));
   return absl::OkStatus();
 }
@@ -257,9 +280,8 @@ absl::Status Gguf::Error(uint64_t offset, absl::string_view message) const {
   return absl::InvalidArgumentError(absl::StrCat(path_, ": at byte ", offset, ": ", message));
 }
 
-absl::Status Gguf::CutShort(const GgufCursor& cursor, absl::string_view what) const {
-  return Error(cursor.pos(),
-               absl::StrCat(what, ": needs ", cursor.wanted(), " bytes and the file has ", cursor.left(), " more"));
+absl::Status Gguf::CutShort(const ByteReader& reader, absl::string_view what) const {
+  return Error(reader.pos(), absl::StrCat(what, ": ", reader.Lack()));
 }
 
 absl::Status Gguf::KeyError(absl::string_view key, absl::string_view message) const {

@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/bytes.h"
 #include "base/file.h"
 
 namespace sinter {
@@ -61,8 +62,6 @@ struct GgufTensor {
   uint64_t offset;         // of the first byte of data, a multiple of alignment()
   uint64_t bytes;
 };
-
-class GgufCursor;
 
 class Gguf {
  public:
@@ -108,10 +107,10 @@ class Gguf {
  private:
   Gguf() = default;
   absl::Status ParseHeader();
-  absl::Status ParseKey(GgufCursor& cursor);
-  absl::Status ParseTensor(GgufCursor& cursor);
+  absl::Status ParseKey(ByteReader& reader);
+  absl::Status ParseTensor(ByteReader& reader);
   absl::Status PlaceTensors();
-  absl::Status CutShort(const GgufCursor& cursor, absl::string_view what) const;
+  absl::Status CutShort(const ByteReader& reader, absl::string_view what) const;
   absl::Status Error(uint64_t offset, absl::string_view message) const;
   absl::StatusOr<const GgufKey*> Expect(absl::string_view key, bool is_array, bool (*accepts)(GgufType),
                                         absl::string_view expected) const;

@@ -1,12 +1,13 @@
 #include "runtime/module.h"
 
-#include <cstring>
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/checked.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "runtime/module_check.h"
 #include "runtime/module_format.h"
 
@@ -123,13 +124,13 @@ absl::Status CompiledModule::CheckDims(const LoadedEntry& entry, absl::Span<cons
   for (uint16_t symbol : entry.symbols) {
     if (dims[symbol] == kUnbound) {
       return absl::OutOfRangeError(
-          absl::StrCat("entry ", Quoted(entry.name), ": dim ", dims_[symbol].name, " has no value"));
+          absl::StrCat("entry ", Quoted(entry.name), ": dim ", Escaped(dims_[symbol].name), " has no value"));
     }
   }
   for (size_t i = 0; i < dims.size(); ++i) {
     if (dims[i] == kUnbound || InRange(dims[i], dims_[i])) continue;
-    return absl::OutOfRangeError(
-        absl::StrCat("dim ", dims_[i].name, " = ", dims[i], " is not within ", dims_[i].min, "..", dims_[i].max));
+    return absl::OutOfRangeError(absl::StrCat("dim ", Escaped(dims_[i].name), " = ", dims[i], " is not within ",
+                                              dims_[i].min, "..", dims_[i].max));
   }
   for (size_t i = 0; i < bounds_.size(); ++i) {
     const int64_t value = SmallestOf(bounds_[i].expr, dims, dims_);
@@ -141,11 +142,11 @@ absl::Status CompiledModule::CheckDims(const LoadedEntry& entry, absl::Span<cons
 
 absl::Status CompiledModule::VerifyWeights() const {
   FileHeader header;
-  std::memcpy(&header, file_.bytes().data(), sizeof header);
+  ByteReader(file_.bytes()).Read(&header);  // there, or it would not have loaded
   if (ChecksumOf(file_, header.weights.offset, header.weights.size) == header.weights.checksum) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(path(), ": weights: their checksum does not match; make the module anew with: ",
-                   absl::CHexEscape(ViewOf(metadata_->command()))));
+                   Escaped(ViewOf(metadata_->command()), limits::kCommandBytes.most)));
 }
 
 absl::StatusOr<TokenizerData> CompiledModule::tokenizer() const {

@@ -5,9 +5,11 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/checked.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "runtime/module_format.h"
@@ -15,16 +17,8 @@
 namespace sinter {
 namespace {
 
-constexpr int64_t kMaxValue = int64_t{1} << 60;   // of an expression
-constexpr int64_t kMaxGrains = int64_t{1} << 48;  // times kMaxThreads still fits
-constexpr int64_t kMaxMemory = int64_t{1}
-                               << 46;  // bytes of an arena or a state: the user half of the address space is 2^47
 constexpr uint64_t kAlignment = 64;
-constexpr size_t kMaxRank = 8;
-constexpr uint32_t kMaxDims = 1024, kMaxEntries = 256, kMaxImages = 64;
-// Tables of a FlatBuffer may be shared, so that a small file unpacks to a large one; a module's is at most this much
-// larger.
-constexpr uint64_t kMaxExpansion = 16;
+constexpr uint64_t kExpansion = limits::kModuleExpansion.most;
 
 absl::Status Within(absl::string_view place, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(place, status.message()));
@@ -41,7 +35,7 @@ struct Range {
 
 template <typename T>
 bool Aligned(const flatbuffers::Vector<T>* v) {  // the verifier looks at the alignment of the length alone
-  return reinterpret_cast<uintptr_t>(v->Data()) % 8 == 0;
+  return IsAligned(v->Data(), 8);
 }
 
 class Checker {
@@ -62,7 +56,7 @@ class Checker {
     }
     SINTER_RETURN_IF_ERROR(CheckImages());
     if (m_.entries()->size() == 0) return Bad("no entries");
-    if (m_.entries()->size() > kMaxEntries) return Bad(m_.entries()->size(), " entries, more than ", kMaxEntries);
+    SINTER_RETURN_IF_ERROR(CheckCount(limits::kEntries, m_.entries()->size()));
     absl::flat_hash_set<absl::string_view> names;
     for (const fbs::Entry* entry : *m_.entries()) {
       const std::string place = absl::StrCat("entry ", Quoted(ViewOf(entry->name())), " ");
@@ -80,22 +74,30 @@ class Checker {
  private:
   absl::Status Spend(uint64_t bytes) {
     spent_ += bytes;
-    if (spent_ <= kMaxExpansion * sections_.metadata) return absl::OkStatus();
-    return Bad("unpacks to more than ", kMaxExpansion, " times its ", sections_.metadata, " bytes");
+    if (spent_ <= kExpansion * sections_.metadata) return absl::OkStatus();
+    return Bad("unpacks to more than ", kExpansion, " times its ", sections_.metadata,
+               " bytes: ", limits::kModuleExpansion.Text());
+  }
+
+  static absl::Status CheckCount(const Limit& limit, uint64_t count) {
+    if (!limit.Exceeded(count)) return absl::OkStatus();
+    return Bad(count, " ", limit.unit, ": ", limit.Text());
   }
 
   absl::Status CheckMemory(absl::string_view what, int64_t bytes) const {
-    if (bytes >= 0 && bytes <= kMaxMemory) return absl::OkStatus();
-    return Bad(what, " ", bytes, " is not within 0..", kMaxMemory);
+    if (bytes < 0) return Bad(what, " ", bytes, " is negative");
+    if (!limits::kMemoryBytes.Exceeded(bytes)) return absl::OkStatus();
+    return Bad(what, " ", bytes, ": ", limits::kMemoryBytes.Text());
   }
 
   absl::Status CheckDims() {
-    if (m_.dims()->size() > kMaxDims) return Bad(m_.dims()->size(), " dims, more than ", kMaxDims);
+    SINTER_RETURN_IF_ERROR(CheckCount(limits::kDimSymbols, m_.dims()->size()));
     absl::flat_hash_set<absl::string_view> names;
     for (const fbs::Dim* dim : *m_.dims()) {
       const std::string place = absl::StrCat("dim ", Quoted(ViewOf(dim->name())), " ");
-      if (dim->min() < 0 || dim->max() < dim->min() || dim->max() > kMaxValue) {
-        return Bad(place, "has the range ", dim->min(), "..", dim->max());
+      if (dim->min() < 0 || dim->max() < dim->min()) return Bad(place, "has the range ", dim->min(), "..", dim->max());
+      if (limits::kExpressionValue.Exceeded(dim->max())) {
+        return Bad(place, "has the range ", dim->min(), "..", dim->max(), ": ", limits::kExpressionValue.Text());
       }
       if (!names.insert(ViewOf(dim->name())).second) return Bad(place, "stands twice");
     }
@@ -107,7 +109,7 @@ class Checker {
   }
 
   // What the expression can be when each dim is within its range. The largest sum of magnitudes is kept below
-  // kMaxValue, so that no order of evaluation overflows.
+  // the limit, so that no order of evaluation overflows.
   absl::StatusOr<Range> RangeOf(const fbs::Expr& expr) {
     Range range;
     if (expr.terms() == nullptr) return range;
@@ -128,7 +130,9 @@ class Checker {
         }
       }
       if (bound) bound = CheckedAdd(magnitude, *bound);
-      if (!bound || *bound > kMaxValue) return Bad("an expression can pass ", kMaxValue);
+      if (!bound || limits::kExpressionValue.Exceeded(*bound)) {
+        return Bad("can be too large: ", limits::kExpressionValue.Text());
+      }
       magnitude = *bound;
       low *= term->coefficient();
       high *= term->coefficient();
@@ -140,12 +144,14 @@ class Checker {
 
   absl::Status CheckWeight(const fbs::Weight& weight) {
     if (!FindElementType(ViewOf(weight.dtype()))) return Bad("unknown element type ", Quoted(ViewOf(weight.dtype())));
-    if (weight.dims()->size() > kMaxRank || !Aligned(weight.dims())) return Bad("dims are malformed");
+    SINTER_RETURN_IF_ERROR(CheckCount(limits::kRank, weight.dims()->size()));
+    if (!Aligned(weight.dims())) return Bad("dims are not aligned");
     for (int64_t dim : *weight.dims()) {
-      if (dim < 0 || dim > kMaxValue) return Bad("dim ", dim, " is not within 0..", kMaxValue);
+      if (dim < 0) return Bad("dim ", dim, " is negative");
+      if (limits::kExpressionValue.Exceeded(dim)) return Bad("dim ", dim, ": ", limits::kExpressionValue.Text());
     }
     if (weight.offset() % kAlignment != 0) return Bad("offset ", weight.offset(), " is not a multiple of ", kAlignment);
-    if (weight.offset() > sections_.weights || weight.bytes() > sections_.weights - weight.offset()) {
+    if (!Fits(weight.offset(), weight.bytes(), sections_.weights)) {
       return Bad("bytes [", weight.offset(), ", +", weight.bytes(), ") are past the weights section's ",
                  sections_.weights, " bytes");
     }
@@ -154,7 +160,7 @@ class Checker {
 
   absl::Status CheckImages() {
     if (m_.images()->size() == 0) return Bad("no code images");
-    if (m_.images()->size() > kMaxImages) return Bad(m_.images()->size(), " code images, more than ", kMaxImages);
+    SINTER_RETURN_IF_ERROR(CheckCount(limits::kImages, m_.images()->size()));
     absl::flat_hash_set<absl::string_view> targets;
     for (const fbs::Image* image : *m_.images()) {
       const std::string place = absl::StrCat("image ", Quoted(ViewOf(image->target())), ": ");
@@ -166,7 +172,7 @@ class Checker {
 
   absl::Status CheckImage(const fbs::Image& image) {
     if (image.offset() % kModulePage != 0) return Bad("offset ", image.offset(), " is not a multiple of ", kModulePage);
-    if (image.offset() > sections_.code || image.size() > sections_.code - image.offset()) {
+    if (!Fits(image.offset(), image.size(), sections_.code)) {
       return Bad("bytes [", image.offset(), ", +", image.size(), ") are past the code section's ", sections_.code,
                  " bytes");
     }
@@ -240,7 +246,7 @@ class Checker {
     if (!type || type->block_elems != 1) {
       return Bad("element type ", Quoted(ViewOf(param.type()->dtype())), " cannot be passed");
     }
-    if (param.type()->dims()->size() > kMaxRank) return Bad("more than ", kMaxRank, " dims");
+    SINTER_RETURN_IF_ERROR(CheckCount(limits::kRank, param.type()->dims()->size()));
     std::optional<int64_t> bytes = type->block_bytes;
     for (uint32_t i = 0; i < param.type()->dims()->size(); ++i) {
       const absl::StatusOr<Range> range = RangeOf(*param.type()->dims()->Get(i));
@@ -257,7 +263,8 @@ class Checker {
     const std::optional<ElementType> type = FindElementType(ViewOf(state.dtype()));
     if (!type) return Bad("unknown element type ", Quoted(ViewOf(state.dtype())));
     const auto& dims = *state.dims();
-    if (dims.size() > kMaxRank || !Aligned(&dims)) return Bad("dims are malformed");
+    SINTER_RETURN_IF_ERROR(CheckCount(limits::kRank, dims.size()));
+    if (!Aligned(&dims)) return Bad("dims are not aligned");
     if (state.page_axis() < 0 || static_cast<uint32_t>(state.page_axis()) >= dims.size()) {
       return Bad("page axis ", state.page_axis(), " of ", dims.size(), " dims");
     }
@@ -271,7 +278,7 @@ class Checker {
       return Bad("rows of ", dims[dims.size() - 1], " elements are not whole blocks of ", type->block_elems);
     }
     const std::optional<int64_t> bytes = CheckedMul(*elems / type->block_elems, type->block_bytes);
-    if (!bytes || *bytes > kMaxMemory) return Bad("its size passes ", kMaxMemory, " bytes");
+    if (!bytes || limits::kMemoryBytes.Exceeded(*bytes)) return Bad("its size: ", limits::kMemoryBytes.Text());
     if (state.bytes() != *bytes) return Bad("states ", state.bytes(), " bytes, its dims make ", *bytes);
     return absl::OkStatus();
   }
@@ -293,14 +300,17 @@ class Checker {
       const absl::StatusOr<Range> range = RangeOf(*factor.expr());
       if (!range.ok()) return Within(absl::StrCat("extent ", i, ": "), range.status());
       if (range->low < 0) return Bad("extent ", i, ": can be ", range->low);
-      if (factor.block() < 1 || factor.block() > kMaxValue) return Bad("extent ", i, ": block ", factor.block());
+      if (factor.block() < 1 || limits::kExpressionValue.Exceeded(factor.block()))
+        return Bad("extent ", i, ": block ", factor.block());
       if (factor.lane() != lane) {
         if (i == 0 || factor.lane() != lane + 1) return Bad("extent ", i, ": lane ", factor.lane(), " after ", lane);
         lane = factor.lane();
         grains += *std::exchange(of_lane, 1);
       }
       of_lane = CheckedMul(*of_lane, std::max<int64_t>(1, CeilDiv(range->high, factor.block())));
-      if (!of_lane || *of_lane > kMaxGrains - grains) return Bad("can have more than ", kMaxGrains, " grains");
+      if (!of_lane || limits::kGrains.Exceeded(*of_lane) || limits::kGrains.Exceeded(*of_lane + grains)) {
+        return Bad("can have too many grains: ", limits::kGrains.Text());
+      }
     }
     const auto& operands = *step.operands();
     if (!Aligned(&operands)) return Bad("operands are malformed");
@@ -395,18 +405,12 @@ std::optional<ElementType> FindElementType(absl::string_view name) {
   return std::nullopt;
 }
 
-std::string Quoted(absl::string_view name) {
-  constexpr size_t kLongest = 80;
-  const bool cut = name.size() > kLongest;
-  return absl::StrCat("\"", absl::CHexEscape(name.substr(0, kLongest)), cut ? "...\"" : "\"");
-}
-
 bool VerifyMetadataBuffer(absl::Span<const uint8_t> bytes) {
   flatbuffers::Verifier::Options options;
   options.max_depth = 16;
   // A table takes 8 bytes or more, its place in a vector included.
-  options.max_tables =
-      static_cast<flatbuffers::uoffset_t>(std::min<uint64_t>(kMaxExpansion * (bytes.size() / 8), uint64_t{1} << 28));
+  options.max_tables = static_cast<flatbuffers::uoffset_t>(
+      std::min<uint64_t>(kExpansion * (bytes.size() / 8), limits::kModuleTables.most));
   flatbuffers::Verifier verifier(bytes.data(), bytes.size(), options);
   return fbs::VerifyMetadataBuffer(verifier);
 }

@@ -32,7 +32,5 @@ struct ElementType {
 std::optional<ElementType> FindElementType(absl::string_view name);
 
 inline absl::string_view ViewOf(const flatbuffers::String* s) { return {s->c_str(), s->size()}; }
-// In quotes, escaped and cut, for messages: a name of the file may be anything.
-std::string Quoted(absl::string_view name);
 
 }  // namespace sinter

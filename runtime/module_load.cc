@@ -6,10 +6,12 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/bytes.h"
 #include "base/checked.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "runtime/module.h"
@@ -103,7 +105,7 @@ class ModuleLoader {
     SINTER_RETURN_IF_ERROR(CheckHeader());
     SINTER_RETURN_IF_ERROR(CheckSections());
     metadata_ = fbs::GetMetadata(At(header_.metadata.offset));
-    command_ = absl::CHexEscape(ViewOf(metadata_->command()).substr(0, kLongestCommand));
+    command_ = Escaped(ViewOf(metadata_->command()), limits::kCommandBytes.most);
     const SectionSizes sizes = {header_.metadata.size, header_.code.size, header_.weights.size};
     if (absl::Status s = CheckMetadata(*metadata_, sizes); !s.ok()) {
       return Error(s.code(), absl::StrCat("metadata: ", s.message()));
@@ -135,8 +137,6 @@ class ModuleLoader {
   }
 
  private:
-  static constexpr size_t kLongestCommand = 1000;
-
   absl::Status Error(absl::StatusCode code, absl::string_view what) const {
     return absl::Status(code, absl::StrCat(file_.path(), ": ", what, "; make the module anew with: ", command_));
   }
@@ -145,16 +145,17 @@ class ModuleLoader {
   const uint8_t* At(uint64_t offset) const { return file_.bytes().data() + offset; }
 
   absl::Status CheckHeader() {
-    const absl::Span<const uint8_t> bytes = file_.bytes();
-    if (bytes.size() < sizeof kModuleMagic || std::memcmp(bytes.data(), kModuleMagic, sizeof kModuleMagic) != 0) {
+    const uint64_t size = file_.bytes().size();
+    ByteReader reader(file_.bytes());
+    absl::string_view magic;
+    if (!reader.ReadText(kMagic.size(), &magic) || magic != kMagic) {
       return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": not a compiled module: it does not begin with ",
-                                                     Quoted(absl::string_view(kModuleMagic, sizeof kModuleMagic)),
+                                                     Quoted(kMagic),
                                                      "; make one with: sinter compile MODEL -o OUT.sinter"));
     }
-    if (bytes.size() < kModulePage) {
-      return Bad(absl::StrCat("header: the file has ", bytes.size(), " bytes, the header alone has ", kModulePage));
+    if (size < kModulePage || !ByteReader(file_.bytes()).Read(&header_)) {
+      return Bad(absl::StrCat("header: the file has ", size, " bytes, the header alone has ", kModulePage));
     }
-    std::memcpy(&header_, bytes.data(), sizeof header_);
     if (header_.format_version != kModuleFormatVersion) {
       return Error(absl::StatusCode::kFailedPrecondition,
                    absl::StrCat("header: format version ", header_.format_version, ", this program reads version ",
@@ -188,8 +189,7 @@ class ModuleLoader {
     }
     uint64_t end = kModulePage;  // of the section before
     for (const auto& [name, section] : rows) {
-      const std::optional<uint64_t> section_end = CheckedAdd(section->offset, section->size);
-      if (!section_end || *section_end > size) {
+      if (!Fits(section->offset, section->size, size)) {
         return Bad(absl::StrCat("header: section ", name, " [", section->offset, ", +", section->size,
                                 ") is past the file's ", size, " bytes"));
       }
@@ -200,7 +200,7 @@ class ModuleLoader {
         return Bad(
             absl::StrCat("header: section ", name, " begins at ", section->offset, ", inside what ends at ", end));
       }
-      end = *section_end;
+      end = section->offset + section->size;
     }
     if (end != size) return Bad(absl::StrCat("header: ", size - end, " bytes follow the last section"));
     // The code's last page is in the file whole: the weights, which begin on a page, come after.
@@ -213,9 +213,10 @@ class ModuleLoader {
         return Bad(absl::StrCat(name, ": its checksum does not match"));
       }
     }
-    constexpr uint64_t kLargestFlatBuffer = (uint64_t{1} << 31) - 1;
-    if (header_.metadata.size >= kLargestFlatBuffer ||
-        !VerifyMetadataBuffer({At(header_.metadata.offset), header_.metadata.size})) {
+    if (limits::kModuleMetadataBytes.Exceeded(header_.metadata.size)) {
+      return Bad(absl::StrCat("metadata: ", header_.metadata.size, " bytes: ", limits::kModuleMetadataBytes.Text()));
+    }
+    if (!VerifyMetadataBuffer({At(header_.metadata.offset), header_.metadata.size})) {
       return Bad("metadata: not a well-formed FlatBuffer of a module");
     }
     return absl::OkStatus();
@@ -239,7 +240,7 @@ class ModuleLoader {
       if (missing.empty()) {
         chosen = image;
       } else {
-        lacks.push_back(absl::StrCat(names.back(), " needs ", absl::StrJoin(missing, ", ")));
+        lacks.push_back(absl::StrCat(names.back(), " needs ", Escaped(absl::StrJoin(missing, ", "))));
       }
     }
     if (chosen != nullptr) return chosen;
@@ -257,6 +258,8 @@ class ModuleLoader {
     return absl::ResourceExhaustedError(
         absl::StrCat(file_.path(), ": cannot make code executable (is it on a noexec mount?): ", strerror(errno)));
   }
+
+  static constexpr absl::string_view kMagic{kModuleMagic, sizeof kModuleMagic};
 
   MappedFile file_;
   FileHeader header_;

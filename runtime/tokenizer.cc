@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <queue>
 #include <utility>
 
@@ -10,7 +9,10 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
+#include "base/utf8.h"
 
 namespace sinter {
 namespace {
@@ -23,44 +25,6 @@ int ByteOf(absl::string_view token) {
   if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return -1;
   if (!absl::ascii_isxdigit(token[3]) || !absl::ascii_isxdigit(token[4])) return -1;
   return static_cast<uint8_t>(absl::HexStringToBytes(token.substr(3, 2))[0]);
-}
-
-// The bytes of a character, judged by its first: continuation bytes stand alone.
-size_t CharacterBytes(char first) {
-  const auto byte = static_cast<uint8_t>(first);
-  return byte < 0xc0 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-}
-
-// How `text` (not empty) begins: `bytes` that are one character, or that can never be part of one (valid is false),
-// or none when the character is unfinished. Well-formed sequences are those of table 3-7 of the Unicode standard.
-struct Utf8Step {
-  size_t bytes;
-  bool valid;
-};
-Utf8Step DecodeUtf8(absl::string_view text) {
-  const auto first = static_cast<uint8_t>(text[0]);
-  if (first < 0x80) return {1, true};
-  if (first < 0xc2 || first > 0xf4) return {1, false};
-  const size_t size = CharacterBytes(text[0]);
-  for (size_t i = 1; i < size; ++i) {
-    if (i == text.size()) return {0, false};
-    const auto byte = static_cast<uint8_t>(text[i]);
-    uint8_t low = 0x80, high = 0xbf;
-    if (i == 1) {  // neither overlong forms, nor surrogates, nor past U+10FFFF
-      if (first == 0xe0) low = 0xa0;
-      if (first == 0xed) high = 0x9f;
-      if (first == 0xf0) low = 0x90;
-      if (first == 0xf4) high = 0x8f;
-    }
-    if (byte < low || byte > high) return {i, false};
-  }
-  return {size, true};
-}
-
-std::string Quoted(absl::string_view token) {
-  constexpr size_t kShown = 80;
-  return absl::StrCat("\"", absl::Utf8SafeCHexEscape(token.substr(0, kShown)), token.size() > kShown ? "..." : "",
-                      "\"");
 }
 
 }  // namespace
@@ -82,7 +46,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
   }
   const size_t size = data.tokens.size();
   if (size == 0) return invalid("no tokens");
-  if (size > static_cast<size_t>(std::numeric_limits<int32_t>::max())) return invalid(size, " tokens are too many");
+  if (limits::kVocabulary.Exceeded(size)) return invalid(size, " tokens: ", limits::kVocabulary.Text());
   if (!data.scores.empty() && data.scores.size() != size)
     return invalid(data.scores.size(), " scores for ", size, " tokens");
   if (!data.types.empty() && data.types.size() != size)
@@ -123,6 +87,9 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
     }
     if (t.type(id) == TokenType::kByte && ByteOf(token) < 0) {
       return invalid("token ", id, " ", Quoted(token), " is a byte token, expected <0xNN>");
+    }
+    if (limits::kTokenBytes.Exceeded(token.size())) {
+      return invalid("token ", id, " ", Quoted(token), " has ", token.size(), " bytes: ", limits::kTokenBytes.Text());
     }
     if (!token.empty()) {  // no text spells an empty token
       const auto [it, inserted] = t.ids_.try_emplace(token, id);
@@ -237,7 +204,7 @@ void Tokenizer::EncodeText(absl::string_view text, std::vector<int32_t>& ids) co
   };
   std::vector<Symbol> symbols;
   for (size_t begin = 0; begin < text.size();) {
-    const size_t size = std::min(CharacterBytes(text[begin]), text.size() - begin);
+    const size_t size = std::min(Utf8Bytes(text[begin]), text.size() - begin);
     const auto index = static_cast<int64_t>(symbols.size());
     symbols.push_back({begin, size, index - 1, begin + size == text.size() ? -1 : index + 1});
     begin += size;

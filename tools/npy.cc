@@ -7,8 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/bytes.h"
 #include "base/checked.h"
+#include "base/escape.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/status.h"
 
 namespace sinter {
@@ -51,45 +54,62 @@ absl::Status WriteArray(const std::string& path, absl::string_view kind, const s
 
 absl::StatusOr<Tensor> ReadNpy(const std::string& path) {
   SINTER_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  const absl::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  const auto bad = [&](size_t at, absl::string_view what) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": at byte ", at, ": ", what));
+  return ParseNpy(file.bytes(), path);
+}
+
+absl::StatusOr<Tensor> ParseNpy(absl::Span<const uint8_t> bytes, const std::string& name) {
+  const auto bad = [&](uint64_t at, absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": at byte ", at, ": ", what));
   };
-  if (bytes.substr(0, kMagic.size()) != kMagic) return bad(0, "not a .npy file of version 1.0");
-  if (bytes.size() < 10) return bad(8, "the header's length is cut off");
-  const size_t length = static_cast<uint8_t>(bytes[8]) | static_cast<size_t>(static_cast<uint8_t>(bytes[9])) << 8;
-  if (bytes.size() - 10 < length) return bad(10, "the header is cut off");
-  const absl::string_view header = bytes.substr(10, length);
+  ByteReader reader(bytes);
+  absl::string_view magic, header;
+  if (!reader.ReadText(kMagic.size(), &magic) || magic != kMagic) return bad(0, "not a .npy file of version 1.0");
+  if (!reader.ReadPrefixedText<uint16_t>(&header)) return bad(reader.pos(), absl::StrCat("header: ", reader.Lack()));
+  // Where a part of the header lies in the file.
+  const auto place = [&](absl::string_view part) {
+    return reader.pos() - header.size() +
+           (part.data() == nullptr ? 0 : static_cast<uint64_t>(part.data() - header.data()));
+  };
+  for (absl::string_view key : {"descr", "fortran_order", "shape"}) {
+    const absl::string_view value = ValueOf(header, key);
+    if (value.empty()) return bad(place(header), absl::StrCat("the header has no '", key, "'"));
+    if (!ValueOf(value, key).empty()) return bad(place(ValueOf(value, key)), absl::StrCat("a second '", key, "'"));
+  }
   Tensor tensor;
   bool known = false;
+  const absl::string_view descr = ValueOf(header, "descr");
   for (const auto& [kind, dtype] : kKinds) {
-    if (absl::StartsWith(ValueOf(header, "descr"), absl::StrCat("'", kind, "'"))) {
-      tensor.dtype = dtype;
-      known = true;
-    }
+    if (!absl::StartsWith(descr, absl::StrCat("'", kind, "'"))) continue;
+    tensor.dtype = dtype;
+    known = true;
   }
-  if (!known)
-    return bad(10, absl::StrCat("unsupported element type ", ValueOf(header, "descr").substr(0, 16),
-                                "; supported are f2 f4 f8 i1 u1 i4 i8 b1, little-endian"));
-  if (!absl::StartsWith(ValueOf(header, "fortran_order"), "False")) return bad(10, "the array is not in C order");
-  absl::string_view shape = ValueOf(header, "shape");
+  if (!known) {
+    return bad(place(descr), absl::StrCat("unsupported element type ", Escaped(descr, 16),
+                                          "; supported are f2 f4 f8 i1 u1 i4 i8 b1, little-endian"));
+  }
+  const absl::string_view order = ValueOf(header, "fortran_order");
+  if (!absl::StartsWith(order, "False")) return bad(place(order), "the array is not in C order");
+  const absl::string_view shape = ValueOf(header, "shape");
   const size_t end = shape.find(')');
-  if (shape.empty() || shape[0] != '(' || end == absl::string_view::npos) return bad(10, "no shape");
+  if (shape[0] != '(' || end == absl::string_view::npos) return bad(place(shape), "the shape is no tuple");
   std::optional<int64_t> elems = 1;
   for (absl::string_view part : absl::StrSplit(shape.substr(1, end - 1), ',', absl::SkipWhitespace())) {
     int64_t dim;
-    if (!absl::SimpleAtoi(part, &dim) || dim < 0) return bad(10, absl::StrCat("\"", part, "\" is no dim"));
+    if (!absl::SimpleAtoi(part, &dim) || dim < 0) return bad(place(part), absl::StrCat(Quoted(part), " is no dim"));
     tensor.dims.push_back(dim);
+    if (limits::kRank.Exceeded(tensor.dims.size())) {
+      return bad(place(part), absl::StrCat("too many dims: ", limits::kRank.Text()));
+    }
     if (elems) elems = CheckedMul(*elems, dim);
   }
-  const int64_t unit = Info(tensor.dtype).block_bytes;
-  if (!elems || *elems > static_cast<int64_t>(bytes.size()) ||
-      static_cast<size_t>(*elems * unit) != bytes.size() - 10 - length) {
-    return bad(10 + length,
-               absl::StrCat("the shape does not agree with the ", bytes.size() - 10 - length, " bytes of data"));
+  const auto unit = static_cast<uint64_t>(Info(tensor.dtype).block_bytes);
+  absl::Span<const uint8_t> data;
+  if (!elems || !reader.ReadSpan(static_cast<uint64_t>(*elems), unit, &data) || reader.left() != 0) {
+    return bad(place(shape), absl::StrCat("the shape does not agree with the ",
+                                          bytes.size() - (place(header) + header.size()), " bytes of data"));
   }
   tensor.values.resize(static_cast<size_t>(*elems));
-  Decode(tensor.dtype, file.bytes().data() + 10 + length, absl::MakeSpan(tensor.values));
+  Decode(tensor.dtype, data.data(), absl::MakeSpan(tensor.values));
   return tensor;
 }
 
