@@ -1,5 +1,5 @@
-// Target gguf: a model file through everything that a front end does with one. Every key by every getter, every tensor's
-// bytes, configuration, vocabulary, graph; what a run would read of the weights.
+// Target gguf: a model file through everything that a front end does with one. Every key by every getter, every
+// tensor's bytes, configuration, vocabulary, graph; what a run would read of the weights.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -82,8 +82,9 @@ void ReadWeights(const WeightSource& weights, const Gguf& gguf) {
 void Open(absl::string_view bytes) {
   static const int descriptor = memfd_create("m.gguf", MFD_CLOEXEC);
   static const std::string& path = *new std::string(absl::StrCat("/proc/self/fd/", descriptor));
-  Expect(ftruncate(descriptor, 0) == 0 && pwrite(descriptor, bytes.data(), bytes.size(), 0) ==
-                                              static_cast<ssize_t>(bytes.size()), "a memory file is written");
+  Expect(ftruncate(descriptor, 0) == 0 &&
+             pwrite(descriptor, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()),
+         "a memory file is written");
   const auto model = OpenModel(path);
   if (Accepted(model, "OpenModel")) Expect(Verify(*model->module).ok(), "a front end's module is verified");
 }

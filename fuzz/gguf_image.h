@@ -17,10 +17,10 @@ namespace sinter::fuzz {
 struct GgufImage {
   struct Key {
     std::string name;
-    uint32_t type = 0;          // of the value, or of the array's elements
+    uint32_t type = 0;  // of the value, or of the array's elements
     bool is_array = false;
-    std::vector<std::string> items;       // one of a scalar; bytes of numbers, content of strings
-    std::optional<uint64_t> stated_count = {};  // of an array: in place of the true one
+    std::vector<std::string> items;              // one of a scalar; bytes of numbers, content of strings
+    std::optional<uint64_t> stated_count = {};   // of an array: in place of the true one
     std::optional<uint64_t> stated_length = {};  // of the last string: in place of the true one
   };
   struct Tensor {

@@ -51,8 +51,8 @@ void MutateValue(GgufImage::Key& key, Dice& dice) {
       std::iter_swap(at(), at());
       break;
     case 3:
-      key.stated_count = dice.Chance(50) ? key.items.size() + static_cast<uint64_t>(dice.Between(-2, 2))
-                                         : OddInteger(dice);
+      key.stated_count =
+          dice.Chance(50) ? key.items.size() + static_cast<uint64_t>(dice.Between(-2, 2)) : OddInteger(dice);
       break;
     default:
       for (int64_t n = dice.Between(1, 4); n > 0; --n) {
@@ -101,7 +101,9 @@ void MutateKeys(GgufImage& image, absl::Span<const GgufImage> donors, Dice& dice
       key.stated_length = OddInteger(dice);
       break;
     case 6:
-      if (dice.Chance(30)) image.keys.insert(image.keys.begin(), {"general.alignment", 4, false, {BytesOf(uint32_t{1} << dice.Below(32))}});
+      if (dice.Chance(30))
+        image.keys.insert(image.keys.begin(),
+                          {"general.alignment", 4, false, {BytesOf(uint32_t{1} << dice.Below(32))}});
       break;
     default:
       MutateValue(key, dice);
@@ -155,8 +157,8 @@ void MutateTensors(GgufImage& image, absl::Span<const GgufImage> donors, Dice& d
       tensor.type = static_cast<uint32_t>(dice.Below(45));
       break;
     case 5:
-      tensor.stated_offset = dice.Chance(50) ? static_cast<uint64_t>(dice.Below(64)) * image.Alignment()
-                                             : OddInteger(dice);
+      tensor.stated_offset =
+          dice.Chance(50) ? static_cast<uint64_t>(dice.Below(64)) * image.Alignment() : OddInteger(dice);
       return;
     case 6:
     case 7:
@@ -188,14 +190,27 @@ uint64_t OddInteger(Dice& dice) {
 
 double OddFloat(Dice& dice) {
   using Limits = std::numeric_limits<double>;
-  const std::array odd = {0.0, -0.0, 1.0, -1.0, 1e-5, 1e-45, 1e38, 3.5e38, Limits::quiet_NaN(), Limits::infinity(),
-                        -1e-5, Limits::max(), Limits::denorm_min(), -Limits::infinity()};
+  const std::array odd = {0.0,
+                          -0.0,
+                          1.0,
+                          -1.0,
+                          1e-5,
+                          1e-45,
+                          1e38,
+                          3.5e38,
+                          Limits::quiet_NaN(),
+                          Limits::infinity(),
+                          -1e-5,
+                          Limits::max(),
+                          Limits::denorm_min(),
+                          -Limits::infinity()};
   return dice.Chance(70) ? dice.Pick(odd) : dice.Uniform(-100, 100);
 }
 
 std::string OddText(absl::string_view text, Dice& dice) {
-  constexpr std::array<absl::string_view, 15> kOdd = {"\x1b[2J", "\xe2\x80\xae", "\xff", "\xc3", "\n", "\"", "\\", "%", " ", "<0x4>", "<0xZZ>",
-                                        "\xed\xa0\x80", "\xe2\x96\x81", ".", "/../"};
+  constexpr std::array<absl::string_view, 15> kOdd = {
+      "\x1b[2J", "\xe2\x80\xae", "\xff",   "\xc3",         "\n",           "\"", "\\",  "%",
+      " ",       "<0x4>",        "<0xZZ>", "\xed\xa0\x80", "\xe2\x96\x81", ".",  "/../"};
   std::string out(text);
   const size_t at = static_cast<size_t>(dice.Below(static_cast<int64_t>(out.size()) + 1));
   const size_t left = out.size() - at, some = std::min(left, static_cast<size_t>(dice.Between(1, 4)));

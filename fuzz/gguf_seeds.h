@@ -1,4 +1,5 @@
-// Small GGUF files from which the target gguf starts: models of each architecture, vocabularies, and every type of value.
+// Small GGUF files from which the target gguf starts: models of each architecture, vocabularies, and every type of
+// value.
 #pragma once
 
 #include <vector>

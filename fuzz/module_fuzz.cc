@@ -92,8 +92,8 @@ namespace {
 // The bytes in a memory file, mapped as any file is.
 MappedFile Mapped(absl::string_view bytes) {
   static const int descriptor = memfd_create("m.sinter", MFD_CLOEXEC);
-  const bool written = ftruncate(descriptor, 0) == 0 && pwrite(descriptor, bytes.data(), bytes.size(), 0) ==
-                                                            static_cast<ssize_t>(bytes.size());
+  const bool written = ftruncate(descriptor, 0) == 0 &&
+                       pwrite(descriptor, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size());
   Expect(written, "a memory file is written");
   auto file = MappedFile::FromDescriptor(descriptor, "m.sinter");
   Expect(file.ok(), "a memory file is mapped");

@@ -196,8 +196,8 @@ class Sites {
     for (bool* flag : {&t.add_bos, &t.add_eos, &t.add_space_prefix}) Number(*flag);
   }
   void Visit(fbs::MetadataT& m) {
-    for (std::string* text : {&m.producer, &m.command, &m.source, &m.source_sha256, &m.model_name, &m.architecture,
-                              &m.options}) {
+    for (std::string* text :
+         {&m.producer, &m.command, &m.source, &m.source_sha256, &m.model_name, &m.architecture, &m.options}) {
       Text(*text);
     }
     Number(m.layers);

@@ -1,5 +1,5 @@
-// Changes compiled modules field by field: every number, text, list and vector of the metadata, the header, the bytes of
-// the sections; and puts them together again with true checksums, or leaves them lying.
+// Changes compiled modules field by field: every number, text, list and vector of the metadata, the header, the bytes
+// of the sections; and puts them together again with true checksums, or leaves them lying.
 //
 // The same bytes, options and dice make the same bytes.
 #pragma once

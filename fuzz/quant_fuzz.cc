@@ -39,7 +39,8 @@ void CheckBlock(const QuantFormat& format, const uint8_t* bytes, absl::Span<cons
   const double d = HalfToFloat(block.d), dmin = HalfToFloat(block.dmin);
   const bool finite = std::isfinite(d) && std::isfinite(dmin);
   for (int64_t group = 0; group < format.groups(); ++group) {
-    const double scale = d * block.scales[static_cast<size_t>(group)], low = dmin * block.mins[static_cast<size_t>(group)];
+    const double scale = d * block.scales[static_cast<size_t>(group)],
+                 low = dmin * block.mins[static_cast<size_t>(group)];
     for (int64_t i = group * format.group; i < (group + 1) * format.group; ++i) {
       const int quantum = block.quanta[static_cast<size_t>(i)];
       const double value = decoded[static_cast<size_t>(i)];

@@ -128,7 +128,8 @@ int Main(int argc, char** argv) {
   }
   for (const Seed& seed : seeds) RunInput(seed.name.c_str(), seed.bytes, true);
   RunMutations(seeds, mutations);
-  std::printf("%zu files, %zu seeds, %llu mutations\n", count, seeds.size(), static_cast<unsigned long long>(mutations));
+  std::printf("%zu files, %zu seeds, %llu mutations\n", count, seeds.size(),
+              static_cast<unsigned long long>(mutations));
   return 0;
 }
 

@@ -1,5 +1,5 @@
-// Changes `.sir` text by tokens and lines: dropped, doubled, exchanged, replaced by others of their kind, numbers by odd
-// ones. The same text, donors and dice make the same text.
+// Changes `.sir` text by tokens and lines: dropped, doubled, exchanged, replaced by others of their kind, numbers by
+// odd ones. The same text, donors and dice make the same text.
 #pragma once
 
 #include <string>
