@@ -1,5 +1,6 @@
-// Target gguf: a model file through everything that a front end does with one. Every key by every getter, every
-// tensor's bytes, configuration, vocabulary, graph; what a run would read of the weights.
+// Target gguf: model files through all that a front end does with one.
+//
+// Every key by every getter, every tensor's bytes, configuration, vocabulary, graph; what a run would read of the weights.
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -1,5 +1,7 @@
-// Target module: a compiled module through the loader, and through all that inspection and opening to run read of it.
-// Nothing of its code runs: a module is a program.
+// Target module: compiled modules through the loader, and what is read of them before code runs.
+//
+// Everything that inspection reads, dims at both ends of their ranges, workspace and sequences. Nothing of the code runs:
+// a module is a program.
 #include <sys/mman.h>
 #include <unistd.h>
 

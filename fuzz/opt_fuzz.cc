@@ -1,5 +1,7 @@
-// Target opt: the first byte chooses a pipeline, the rest is IR text, as `sinter opt` gets them from a stranger. A pass
-// refuses what it cannot handle or leaves a module that is verified; a plan it makes passes the independent check.
+// Target opt: IR text through the passes of -O0, -O1 or -O2, which the first byte chooses.
+//
+// A pass refuses what it cannot handle or leaves a module that is verified; a plan that was made passes the independent
+// check.
 #include "absl/strings/str_cat.h"
 #include "fuzz/sir_seeds.h"
 #include "fuzz/target.h"

@@ -1,5 +1,6 @@
-// Target quant: blocks of every format of quantized weights. The first byte chooses the format, the rest are blocks.
+// Target quant: blocks of every format of quantized weights, and elements of every other type.
 //
+// The first byte chooses the type, the rest is data.
 // A block decodes to the formula of quant.h, element by element; to finite numbers exactly where its scales are finite,
 // which is what weight packing judges a file by; and within what its scales and quanta allow. What Decode gives and
 // Encode can take back comes back.

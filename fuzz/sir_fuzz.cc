@@ -1,5 +1,6 @@
-// Target sir: IR text through lexer, parser, verifier and printer. What parses prints, what was printed parses again,
-// and prints the same.
+// Target sir: IR text through parser, verifier and printer, and back.
+//
+// What parses prints; what was printed parses again, and prints the same.
 #include "absl/strings/str_cat.h"
 #include "fuzz/sir_seeds.h"
 #include "fuzz/target.h"
