@@ -8,6 +8,7 @@
 // the file itself grew and for noise; left an output that is not whole, or a file that nobody asked for; or printed
 // what a terminal takes for a command. Exit codes: 0 nothing failed, 1 a case failed, 2 usage, 70 the campaign itself
 // failed.
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -129,7 +130,7 @@ class Worker {
     }
     if (!IsPlain(err)) fail("unsafe", "stderr is no plain text");
     if (c.verb == Verb::kInspect && !IsPlain(out)) fail("unsafe", "stdout is no plain text");
-    SINTER_RETURN_IF_ERROR(JudgeOutput(verdict.code == 0 && WantsOutput(c), c.verb, fail));
+    SINTER_RETURN_IF_ERROR(JudgeOutput(verdict.code == 0 && WantsOutput(c), c.verb, err, fail));
     if (!verdict.kind.empty()) {
       absl::StrAppend(&verdict.what, "\n", err.substr(0, 2000));
     }
@@ -144,7 +145,7 @@ class Worker {
 
   // The output is there and whole, or not there; nothing else was left. Leaves the folder as it was.
   template <typename Fail>
-  absl::Status JudgeOutput(bool wanted, Verb verb, Fail fail) const {
+  absl::Status JudgeOutput(bool wanted, Verb verb, absl::string_view err, Fail fail) const {
     std::vector<fs::path> found;
     for (const auto& entry : fs::directory_iterator(folder_)) found.push_back(entry.path());
     const std::set<std::string> known = {"in.gguf", "in.sinter", "in.sir", "stdout", "stderr"};
@@ -152,7 +153,9 @@ class Worker {
     for (const fs::path& path : found) {
       const std::string name = path.filename().string();
       if (known.contains(name)) continue;
-      if (name != "out") {
+      if (name == "repro.sir") {  // of passes that failed; the message says that it is there
+        if (!absl::StrContains(err, name)) fail("litter", "left ", name, " without a word");
+      } else if (name != "out") {
         fail("litter", "left ", name);
       } else {
         written = true;
@@ -336,10 +339,18 @@ void PrintTable(const nlohmann::json& report) {
       number(report["memory_allowance"]) >> 20);
 }
 
+// Where files that live for milliseconds belong: in memory, unless code cannot be mapped from there.
+std::string Scratch() {
+  constexpr char kMemory[] = "/dev/shm";
+  struct statvfs info;
+  const bool usable = statvfs(kMemory, &info) == 0 && (info.f_flag & ST_NOEXEC) == 0 && access(kMemory, W_OK) == 0;
+  return usable ? kMemory : fs::temp_directory_path().string();
+}
+
 // A folder with all that is in it, for as long as the object lives.
 class Folder {
  public:
-  Folder() : path_(fs::temp_directory_path().string() + "/sinter-campaign-XXXXXX") {
+  Folder() : path_(Scratch() + "/sinter-campaign-XXXXXX") {
     if (mkdtemp(path_.data()) == nullptr) path_.clear();
   }
   Folder(const Folder&) = delete;

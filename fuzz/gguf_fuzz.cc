@@ -1,6 +1,7 @@
 // Target gguf: model files through all that a front end does with one.
 //
-// Every key by every getter, every tensor's bytes, configuration, vocabulary, graph; what a run would read of the weights.
+// Every key by every getter, every tensor's bytes, configuration, vocabulary, graph; what a run would read of the
+// weights.
 #include <sys/mman.h>
 #include <unistd.h>
 

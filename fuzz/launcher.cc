@@ -112,6 +112,7 @@ Launcher::Launcher(Launcher&& other) noexcept
 
 Launcher::~Launcher() {
   if (socket_ < 0) return;
+  shutdown(socket_, SHUT_RDWR);  // launchers that were started later hold copies of the socket
   close(socket_);
   waitpid(pid_, nullptr, 0);
 }

@@ -1,7 +1,7 @@
 // Target module: compiled modules through the loader, and what is read of them before code runs.
 //
-// Everything that inspection reads, dims at both ends of their ranges, workspace and sequences. Nothing of the code runs:
-// a module is a program.
+// Everything that inspection reads, dims at both ends of their ranges, workspace and sequences. Nothing of the code
+// runs: a module is a program.
 #include <sys/mman.h>
 #include <unistd.h>
 

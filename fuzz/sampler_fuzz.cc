@@ -1,7 +1,7 @@
 // Target sampler: options and logits of any value, NaN and infinities among them.
 //
-// What Create accepts picks an id of the vocabulary, never one whose logit is NaN while others are not, and the same ids
-// from the same start.
+// What Create accepts picks an id of the vocabulary, never one whose logit is NaN while others are not, and the same
+// ids from the same start.
 #include <algorithm>
 #include <cmath>
 

@@ -1,7 +1,9 @@
 #include "fuzz/text_mutator.h"
 
+#include <algorithm>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -68,6 +70,38 @@ std::string MutateToken(absl::string_view text, absl::string_view donor, Dice& d
       }
   }
   return absl::StrCat(text.substr(0, token.offset), changed, text.substr(token.offset + token.text.size()));
+}
+
+// One number or word replaced wherever it stands, so that what agreed before may still agree.
+std::string MutateEverywhere(absl::string_view text, absl::string_view donor, Dice& dice) {
+  const std::vector<Token> tokens = TokensOf(text);
+  std::vector<Token> candidates;
+  std::vector<absl::string_view> words;
+  for (const Token& token : tokens) {
+    if (token.kind == TokenKind::kNumber || token.kind == TokenKind::kWord) candidates.push_back(token);
+    if (token.kind == TokenKind::kWord) words.push_back(token.text);
+  }
+  for (const Token& token : TokensOf(donor)) {
+    if (token.kind == TokenKind::kWord) words.push_back(token.text);
+  }
+  if (candidates.empty() || words.empty()) return std::string(text);
+  const Token chosen = dice.Pick(candidates);
+  int64_t number;
+  std::string other(dice.Pick(words));
+  if (chosen.kind == TokenKind::kNumber) {
+    const bool near = absl::SimpleAtoi(chosen.text, &number) && number > 0 && number < 1 << 20 && dice.Chance(80);
+    other = near ? absl::StrCat(dice.Chance(50) ? number * 2 : std::max<int64_t>(0, number + dice.Between(-1, 1)))
+                 : OddNumber(dice);
+  }
+  std::string out;
+  size_t end = 0;
+  for (const Token& token : tokens) {
+    if (token.kind != chosen.kind || token.text != chosen.text) continue;
+    absl::StrAppend(&out, text.substr(end, token.offset - end), other);
+    end = token.offset + token.text.size();
+  }
+  absl::StrAppend(&out, text.substr(end));
+  return out;
 }
 
 std::string MutateLine(absl::string_view text, absl::string_view donor, Dice& dice) {

@@ -1,7 +1,7 @@
 // Target tokenizer: a vocabulary drawn from the first bytes, a text from the rest.
 //
-// Whatever Create accepts encodes any text to ids of the vocabulary and decodes any ids to valid UTF-8; a vocabulary that
-// has every byte gives back any text that is valid UTF-8.
+// Whatever Create accepts encodes any text to ids of the vocabulary and decodes any ids to valid UTF-8; a vocabulary
+// that has every byte gives back any text that is valid UTF-8.
 #include <algorithm>
 #include <bitset>
 #include <cctype>
