@@ -133,7 +133,10 @@ std::string MutateText(absl::string_view text, absl::Span<const Seed> donors, Di
   const std::string& donor = dice.Pick(donors).bytes;
   for (int64_t n = 1 + (dice.Chance(30) ? dice.Below(3) : 0); n > 0; --n) {
     const int64_t how = dice.Below(100);
-    out = how < 70 ? MutateToken(out, donor, dice) : how < 95 ? MutateLine(out, donor, dice) : OddBytes(out, dice);
+    out = how < 40   ? MutateEverywhere(out, donor, dice)
+          : how < 75 ? MutateToken(out, donor, dice)
+          : how < 95 ? MutateLine(out, donor, dice)
+                     : OddBytes(out, dice);
   }
   return out;
 }
