@@ -1,24 +1,22 @@
 #include "frontend/config.h"
 
-#include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "frontend/tensor_list.h"
 #include "frontend/weights.h"
 
 namespace sinter {
 namespace {
-
-constexpr int64_t kMaxDim = int64_t{1} << 24;  // of any dim, so that products of two are far below 2^63
-constexpr int64_t kMaxLayers = 4096;
 
 // Keys (after "NAME.") that change what a model computes in ways that no architecture here does, with the values that
 // change nothing.
@@ -55,7 +53,7 @@ class ConfigReader {
     prefix_ = absl::StrCat(name, ".");
     config_.architecture = FindArchitecture(name);
     if (config_.architecture == nullptr) {
-      unsupported_.push_back(absl::StrCat("architecture \"", absl::CEscape(name), "\" (supported: ",
+      unsupported_.push_back(absl::StrCat("architecture ", Quoted(name), " (supported: ",
                                           absl::StrJoin(AllArchitectures(), ", ", ArchitectureName), ")"));
     } else if (gguf_.tensors().empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -118,20 +116,29 @@ class ConfigReader {
     for (std::string& line : foreign.LinesByNote()) unsupported_.push_back(std::move(line));
   }
 
+  // Whether a count is 1 or more and within its limit.
+  absl::Status CheckCount(absl::string_view key, int64_t value, const Limit& limit) const {
+    if (value < 1) return gguf_.KeyError(key, absl::StrCat("expected a number from 1 up; found ", value));
+    if (!limit.Exceeded(value)) return absl::OkStatus();
+    return gguf_.KeyError(key, absl::StrCat(value, ": ", limit.Text()));
+  }
+
   // A count that all layers share; files may state it once or layer by layer.
-  absl::StatusOr<int64_t> Count(absl::string_view suffix, int64_t max = kMaxDim) {
+  absl::StatusOr<int64_t> Count(absl::string_view suffix, const Limit& limit = limits::kModelDim) {
     const std::string key = Key(suffix);
     const GgufKey* found = gguf_.FindKey(key);
     if (found == nullptr || !found->is_array) {
-      SINTER_ASSIGN_OR_RETURN(const uint64_t value, gguf_.GetUint(key, 1, static_cast<uint64_t>(max)));
-      return static_cast<int64_t>(value);
+      SINTER_ASSIGN_OR_RETURN(const int64_t value, gguf_.GetInt(key));
+      SINTER_RETURN_IF_ERROR(CheckCount(key, value, limit));
+      return value;
+    }
+    if (limits::kLayers.Exceeded(found->count)) {
+      return gguf_.KeyError(key, absl::StrCat("an array of ", found->count, ": ", limits::kLayers.Text()));
     }
     SINTER_ASSIGN_OR_RETURN(const std::vector<int64_t> values, gguf_.GetIntArray(key));
     if (values.empty()) return gguf_.KeyError(key, "expected a number or one for each layer; found an empty array");
     for (int64_t value : values) {
-      if (value < 1 || value > max) {
-        return gguf_.KeyError(key, absl::StrCat("expected numbers from 1 to ", max, "; found ", value));
-      }
+      SINTER_RETURN_IF_ERROR(CheckCount(key, value, limit));
       if (value != values[0]) {
         unsupported_.push_back(absl::StrCat(key, " that differs from layer to layer (", values[0], ", ", value, ")"));
         break;
@@ -139,33 +146,36 @@ class ConfigReader {
     }
     return values[0];
   }
-  absl::StatusOr<int64_t> CountOr(absl::string_view suffix, int64_t fallback) {
+  absl::StatusOr<int64_t> CountOr(absl::string_view suffix, int64_t fallback, const Limit& limit = limits::kModelDim) {
     if (!gguf_.Has(Key(suffix))) return fallback;
-    return Count(suffix);
+    return Count(suffix, limit);
   }
-  absl::StatusOr<double> PositiveOr(absl::string_view suffix, double fallback) {
-    const std::string key = Key(suffix);
-    if (!gguf_.Has(key)) return fallback;
-    SINTER_ASSIGN_OR_RETURN(const double value, gguf_.GetFloat(key));
-    if (!(value > 0) || !std::isfinite(value)) {
-      return gguf_.KeyError(key, absl::StrCat("expected a positive number; found ", value));
-    }
-    return value;
+  // A base or a factor: what is made of it by multiplication and division stays finite.
+  absl::Status CheckFactor(const std::string& key, double value) const {
+    constexpr double kLeast = std::numeric_limits<float>::min(), kMost = std::numeric_limits<float>::max();
+    if (value >= kLeast && value <= kMost) return absl::OkStatus();  // which no NaN is
+    return gguf_.KeyError(key, absl::StrCat("expected a positive number of normal size; found ", value));
   }
 
   absl::Status ReadKeys() {
     const Architecture& architecture = *config_.architecture;
-    SINTER_ASSIGN_OR_RETURN(config_.layers, Count("block_count", kMaxLayers));
+    SINTER_ASSIGN_OR_RETURN(config_.layers, Count("block_count", limits::kLayers));
+    // So that a small file cannot ask for a large graph.
+    if (const size_t tensors = gguf_.tensors().size(); static_cast<size_t>(config_.layers) > tensors) {
+      return gguf_.KeyError(Key("block_count"),
+                            absl::StrCat(config_.layers, " layers in a file of ", tensors, " tensors"));
+    }
     SINTER_ASSIGN_OR_RETURN(config_.width, Count("embedding_length"));
     SINTER_ASSIGN_OR_RETURN(config_.ffn_width, Count("feed_forward_length"));
-    SINTER_ASSIGN_OR_RETURN(config_.trained_context, Count("context_length"));
+    SINTER_ASSIGN_OR_RETURN(config_.trained_context, Count("context_length", limits::kContext));
     SINTER_RETURN_IF_ERROR(ReadHeads());
     const std::string epsilon_key = Key(absl::StrCat("attention.", architecture.epsilon_key));
     SINTER_ASSIGN_OR_RETURN(config_.epsilon, gguf_.GetFloat(epsilon_key));
     if (!(config_.epsilon >= 0 && config_.epsilon <= 1)) {
       return gguf_.KeyError(epsilon_key, absl::StrCat("expected a number from 0 to 1; found ", config_.epsilon));
     }
-    SINTER_ASSIGN_OR_RETURN(const int64_t window, CountOr("attention.sliding_window", config_.trained_context));
+    SINTER_ASSIGN_OR_RETURN(const int64_t window,
+                            CountOr("attention.sliding_window", config_.trained_context, limits::kContext));
     if (window < config_.trained_context) {
       unsupported_.push_back(absl::StrCat(Key("attention.sliding_window"), " ", window, ", which is less than the ",
                                           config_.trained_context, " positions of its context"));
@@ -190,9 +200,9 @@ class ConfigReader {
           heads_key, absl::StrCat("expected a divisor of the width, ", config_.width, "; found ", config_.heads));
     }
     SINTER_ASSIGN_OR_RETURN(config_.head_width, CountOr("attention.key_length", config_.width / config_.heads));
-    if (config_.q_width() > kMaxDim) {
-      return gguf_.KeyError(heads_key, absl::StrCat(config_.heads, " heads of width ", config_.head_width,
-                                                    " make more than ", kMaxDim, " columns"));
+    if (limits::kModelDim.Exceeded(config_.q_width())) {
+      return gguf_.KeyError(heads_key, absl::StrCat(config_.heads, " heads of width ", config_.head_width, " make ",
+                                                    config_.q_width(), " columns: ", limits::kModelDim.Text()));
     }
     const int64_t derived = config_.width / config_.heads;
     SINTER_ASSIGN_OR_RETURN(const int64_t value_width, CountOr("attention.value_length", derived));
@@ -221,7 +231,11 @@ class ConfigReader {
       unsupported_.push_back(absl::StrCat(Key("rope.dimension_count"), " ", dims, " of ", config_.head_width,
                                           ": heads that turn in part"));
     }
-    SINTER_ASSIGN_OR_RETURN(config_.rope_base, PositiveOr("rope.freq_base", 10000));
+    const std::string base_key = Key("rope.freq_base");
+    if (gguf_.Has(base_key)) {
+      SINTER_ASSIGN_OR_RETURN(config_.rope_base, gguf_.GetFloat(base_key));
+      SINTER_RETURN_IF_ERROR(CheckFactor(base_key, config_.rope_base));
+    }
     config_.rope_factors = gguf_.FindTensor("rope_freqs.weight") != nullptr;
 
     // A factor alone means linear scaling, as does the older key. A factor of 0 is no factor.
@@ -231,16 +245,15 @@ class ConfigReader {
       SINTER_ASSIGN_OR_RETURN(type, gguf_.GetString(type_key));
     }
     if (type != "none" && type != "linear") {
-      unsupported_.push_back(absl::StrCat(type_key, " \"", absl::CEscape(type), "\" (supported: none, linear)"));
+      unsupported_.push_back(absl::StrCat(type_key, " ", Quoted(type), " (supported: none, linear)"));
     }
     const std::string key =
         gguf_.Has(Key("rope.scaling.factor")) ? Key("rope.scaling.factor") : Key("rope.scale_linear");
     if (type != "linear" || !gguf_.Has(key)) return absl::OkStatus();
     SINTER_ASSIGN_OR_RETURN(const double factor, gguf_.GetFloat(key));
-    if (!(factor >= 0) || !std::isfinite(factor) || (factor > 0 && !std::isfinite(1 / factor))) {
-      return gguf_.KeyError(key, absl::StrCat("expected a positive number; found ", factor));
-    }
-    if (factor > 0) config_.rope_scale = 1 / factor;
+    if (factor == 0) return absl::OkStatus();
+    SINTER_RETURN_IF_ERROR(CheckFactor(key, factor));
+    config_.rope_scale = 1 / factor;
     return absl::OkStatus();
   }
 
@@ -254,14 +267,14 @@ class ConfigReader {
       return absl::OkStatus();
     }
     config_.vocabulary = table->dims[0];
-    if (config_.vocabulary > kMaxDim) {
-      return gguf_.TensorError(*table, absl::StrCat("expected at most ", kMaxDim, " rows; found ", config_.vocabulary));
+    if (limits::kVocabulary.Exceeded(config_.vocabulary)) {
+      return gguf_.TensorError(*table, absl::StrCat(config_.vocabulary, " rows: ", limits::kVocabulary.Text()));
     }
     const std::string rows = absl::StrCat("expected the ", config_.vocabulary, " rows of token_embd.weight; found ");
     if (tokens != nullptr && tokens->is_array && tokens->count != static_cast<uint64_t>(config_.vocabulary)) {
       return gguf_.KeyError(kTokens, absl::StrCat(rows, tokens->count, " tokens"));
     }
-    SINTER_ASSIGN_OR_RETURN(const int64_t stated, CountOr("vocab_size", config_.vocabulary));
+    SINTER_ASSIGN_OR_RETURN(const int64_t stated, CountOr("vocab_size", config_.vocabulary, limits::kVocabulary));
     if (stated != config_.vocabulary) return gguf_.KeyError(Key("vocab_size"), absl::StrCat(rows, stated));
     return absl::OkStatus();
   }

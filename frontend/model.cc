@@ -6,6 +6,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
+#include "base/escape.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "frontend/config.h"
@@ -37,8 +39,10 @@ absl::string_view BaseName(absl::string_view path) { return path.substr(path.rfi
 // reader, which says more.
 absl::Status CheckFileKind(const std::string& path) {
   SINTER_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  const absl::string_view content(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  if (absl::StartsWith(content, kGgufMagic) || absl::EndsWithIgnoreCase(path, ".gguf")) return absl::OkStatus();
+  absl::string_view magic;
+  ByteReader reader(file.bytes());
+  if (reader.ReadText(kGgufMagic.size(), &magic) && magic == kGgufMagic) return absl::OkStatus();
+  if (absl::EndsWithIgnoreCase(path, ".gguf")) return absl::OkStatus();
   for (const ForeignFile& foreign : kForeignFiles) {
     if (absl::EndsWithIgnoreCase(path, foreign.ending)) {
       return absl::UnimplementedError(
@@ -49,14 +53,11 @@ absl::Status CheckFileKind(const std::string& path) {
       absl::StrCat(path, ": expected a GGUF file, which begins with the bytes \"GGUF\", or preset:NAME"));
 }
 
-// The file's own name for the model, cut to what a terminal shows.
+// The file's own name for the model, cut and safe to show.
 std::string DisplayName(const Gguf& gguf) {
   std::string name(BaseName(gguf.path()));
   if (const auto stated = gguf.GetString("general.name"); stated.ok() && !stated->empty()) name = absl::StrCat(*stated);
-  name.resize(std::min(name.size(), kMaxNameBytes));
-  std::replace_if(
-      name.begin(), name.end(), [](unsigned char c) { return !absl::ascii_isprint(c); }, '?');
-  return name;
+  return Escaped(name, kMaxNameBytes);
 }
 
 // A name as the text of modules writes it without quotes.

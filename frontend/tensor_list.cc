@@ -2,11 +2,11 @@
 
 #include <algorithm>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "base/escape.h"
 
 namespace sinter {
 namespace {
@@ -55,8 +55,8 @@ std::vector<std::string> TensorNotes::Lines() const {
       break;
     }
     const std::string tensor = n.tensors == 1
-                                   ? absl::CEscape(n.first)
-                                   : absl::StrCat(absl::CEscape(n.pattern), " (layers ", Ranges(n.layers), ")");
+                                   ? Escaped(n.first, kShownBytes)
+                                   : absl::StrCat(Escaped(n.pattern, kShownBytes), " (layers ", Ranges(n.layers), ")");
     lines.push_back(absl::StrCat(tensor, ": ", n.note));
   }
   return lines;
@@ -70,7 +70,7 @@ std::vector<std::string> TensorNotes::LinesByNote() const {
     const auto at = tensors.find(n.note);
     if (at == tensors.end()) continue;
     const std::string more = at->second == 1 ? "" : absl::StrCat(" and ", at->second - 1, " more");
-    lines.push_back(absl::StrCat(n.note, " (", absl::CEscape(n.first), more, ")"));
+    lines.push_back(absl::StrCat(n.note, " (", Escaped(n.first, kShownBytes), more, ")"));
     tensors.erase(at);
   }
   return lines;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/limits.h"
 #include "base/status.h"
 
 namespace sinter {
@@ -43,20 +44,25 @@ absl::StatusOr<TokenizerData> ReadTokenizerData(const Gguf& gguf) {
 
   constexpr char kTokens[] = "tokenizer.ggml.tokens", kScores[] = "tokenizer.ggml.scores",
                  kTypes[] = "tokenizer.ggml.token_type";
+  if (const GgufKey* key = gguf.FindKey(kTokens); key != nullptr && limits::kVocabulary.Exceeded(key->count)) {
+    return gguf.KeyError(kTokens, absl::StrCat(key->count, " tokens: ", limits::kVocabulary.Text()));
+  }
   SINTER_ASSIGN_OR_RETURN(const std::vector<absl::string_view> tokens, gguf.GetStringArray(kTokens));
   if (tokens.empty()) return gguf.KeyError(kTokens, "no tokens");
   for (absl::string_view token : tokens) data.tokens.emplace_back(token);
-  auto check_size = [&](absl::string_view key, size_t size) {
-    if (size == tokens.size()) return absl::OkStatus();
+  // Before an array is decoded: it may be many times larger than the vocabulary.
+  auto check_size = [&](absl::string_view key) {
+    const uint64_t size = gguf.FindKey(key)->count;
+    if (!gguf.FindKey(key)->is_array || size == tokens.size()) return absl::OkStatus();
     return gguf.KeyError(key, absl::StrCat(size, " elements for ", tokens.size(), " tokens"));
   };
   if (gguf.Has(kScores)) {
+    SINTER_RETURN_IF_ERROR(check_size(kScores));
     SINTER_ASSIGN_OR_RETURN(data.scores, gguf.GetFloatArray(kScores));
-    SINTER_RETURN_IF_ERROR(check_size(kScores, data.scores.size()));
   }
   if (gguf.Has(kTypes)) {
+    SINTER_RETURN_IF_ERROR(check_size(kTypes));
     SINTER_ASSIGN_OR_RETURN(const std::vector<int64_t> types, gguf.GetIntArray(kTypes));
-    SINTER_RETURN_IF_ERROR(check_size(kTypes, types.size()));
     for (int64_t type : types) {
       if (type < 0 || type > static_cast<int64_t>(TokenType::kByte)) {
         return gguf.KeyError(kTypes, absl::StrCat("token ", data.types.size(), " has type ", type, ", expected 0 to ",

@@ -6,14 +6,32 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/utf8.h"
 
 namespace sinter {
 namespace {
 
 constexpr size_t kShownBefore = 100, kShownAfter = 60;  // bytes of a line around the caret
 
-bool IsControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
-bool IsContinuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }  // of a UTF-8 sequence
+// What can be shown of a text, and a space for each character and byte that cannot, so that places stay in line.
+// `width`: the number of characters.
+std::string Visible(absl::string_view text, size_t* width = nullptr) {
+  std::string out;
+  size_t characters = 0;
+  for (; !text.empty(); ++characters) {
+    const Utf8Step step = DecodeUtf8(text);
+    const size_t bytes = step.valid ? step.bytes : 1;
+    if (step.valid && IsShowable(step.code)) {
+      out.append(text.data(), bytes);
+    } else {
+      out += ' ';
+    }
+    text.remove_prefix(bytes);
+  }
+  if (width != nullptr) *width = characters;
+  return out;
+}
 
 }  // namespace
 
@@ -27,11 +45,10 @@ absl::Status ErrorInText(absl::string_view text, absl::string_view file_name, si
   const size_t end = std::min(text.find('\n', offset), text.size());
 
   const size_t shown = std::max(begin, offset - std::min(offset, kShownBefore));
-  std::string excerpt(text.substr(shown, std::min(end, offset + kShownAfter) - shown));
-  std::replace_if(excerpt.begin(), excerpt.end(), IsControl, ' ');
+  size_t indent;
+  std::string excerpt = Visible(text.substr(shown, offset - shown), &indent);
+  excerpt += Visible(text.substr(offset, std::min(end, offset + kShownAfter) - offset));
   while (!excerpt.empty() && excerpt.back() == ' ') excerpt.pop_back();
-  const absl::string_view left = text.substr(shown, offset - shown);
-  const size_t indent = left.size() - static_cast<size_t>(std::count_if(left.begin(), left.end(), IsContinuation));
 
   return absl::InvalidArgumentError(absl::StrCat(file_name, ":", line, ":", offset - begin + 1, ": ", message, "\n    ",
                                                  excerpt, "\n    ", std::string(indent, ' '), "^"));

@@ -1,7 +1,7 @@
 // Errors in text, with their place: `file:line:col: message`, the line itself and a caret.
 //
 // Called by the reader and the parser of `.sir`, by pipelines, and by anything else that reads text which people write.
-// Lines and columns count from 1, columns in bytes. A long line is shown in part, control characters as spaces.
+// Lines and columns count from 1, columns in bytes. A long line is shown in part, what could harm a terminal as spaces.
 #pragma once
 
 #include <cstddef>

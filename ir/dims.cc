@@ -5,13 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/checked.h"
+#include "base/limits.h"
 
 namespace sinter {
 namespace {
-
-// A file can state any expression; past these it is poison, so that products of sums cannot grow without end.
-constexpr size_t kMaxTerms = 64, kMaxDegree = 8;
-constexpr size_t kMaxSymbols = 1024;
 
 constexpr int64_t kInt64Max = std::numeric_limits<int64_t>::max(), kInt64Min = std::numeric_limits<int64_t>::min();
 
@@ -26,7 +23,7 @@ Int128 SaturatingMul(Int128 a, Int128 b) {
 
 // An upper bound of `expr` from the ranges of its symbols alone. Symbols are not negative, so a product of symbols lies
 // between the products of their ends. A term that saturates upwards makes the sum saturate; one that saturates
-// downwards only loosens it. Sums of kMaxTerms terms of at most 2^100 fit.
+// downwards only loosens it. Sums of as many terms as there may be, of at most 2^100, fit.
 Int128 IntervalMax(const DimExpr& expr, const IdMap<DimId, DimSymbol>& symbols) {
   if (expr.poisoned()) return kHuge;
   Int128 sum = 0;
@@ -65,7 +62,8 @@ void DimExpr::AddTerm(Term term) {
   auto at = std::lower_bound(terms_.begin(), terms_.end(), term,
                              [](const Term& a, const Term& b) { return a.symbols < b.symbols; });
   if (at == terms_.end() || at->symbols != term.symbols) {
-    if (term.coefficient == kInt64Min || terms_.size() == kMaxTerms || term.symbols.size() > kMaxDegree) {
+    if (term.coefficient == kInt64Min || limits::kDimTerms.Exceeded(terms_.size() + 1) ||
+        limits::kDimFactors.Exceeded(term.symbols.size())) {
       *this = Poison();
       return;
     }
@@ -161,8 +159,8 @@ DimExpr DimExpr::DivideExactly(const DimExpr& divisor) const {
 }
 
 absl::StatusOr<DimId> DimTable::Add(DimSymbol symbol) {
-  if (symbols_.size() == kMaxSymbols) {
-    return absl::InvalidArgumentError(absl::StrCat("expected at most ", kMaxSymbols, " dims"));
+  if (limits::kDimSymbols.Exceeded(symbols_.size() + 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("too many dims: ", limits::kDimSymbols.Text()));
   }
   if (Find(symbol.name).valid()) {
     return absl::InvalidArgumentError(absl::StrCat("dim ", symbol.name, " is declared twice"));

@@ -69,7 +69,7 @@ struct DimBound {
 class DimTable {
  public:
   absl::StatusOr<DimId> Add(
-      DimSymbol symbol);  // kInvalidArgument: duplicate name, min > max, min < 0, over 1024 symbols
+      DimSymbol symbol);  // kInvalidArgument: duplicate name, min > max, min < 0, more than limits::kDimSymbols
   void AddBound(DimBound bound) { bounds_.push_back(std::move(bound)); }
 
   DimId Find(absl::string_view name) const;  // None when there is no such symbol

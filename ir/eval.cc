@@ -8,14 +8,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/checked.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "ir/eval_internal.h"
 #include "ir/verifier.h"
 
 namespace sinter {
 namespace {
-
-constexpr int64_t kMaxElems = int64_t{1} << 31;  // of one tensor
 
 using EvalFunction = absl::Status (*)(EvalContext&);
 
@@ -33,7 +32,7 @@ constexpr EvalFunction kEvalFunctions[] = {
 
 std::string DimsText(absl::Span<const int64_t> dims) { return absl::StrCat("[", absl::StrJoin(dims, ","), "]"); }
 
-// The dims of `type` as numbers; their product is at most kMaxElems.
+// The dims of `type` as numbers; their product is at most limits::kEvaluatedElements.
 absl::StatusOr<std::vector<int64_t>> ConcreteDims(const Type& type, const DimTable& table,
                                                   const IdMap<DimId, int64_t>& dims) {
   std::vector<int64_t> concrete;
@@ -45,9 +44,9 @@ absl::StatusOr<std::vector<int64_t>> ConcreteDims(const Type& type, const DimTab
           absl::StrCat("dim ", table.ToString(dim), " of ", ToString(type, table), " is ", value));
     }
     const std::optional<int64_t> product = CheckedMul(elems, value);
-    if (!product || *product > kMaxElems) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("a tensor of type ", ToString(type, table), " has more than 2^31 elements"));
+    if (!product || limits::kEvaluatedElements.Exceeded(*product)) {
+      return absl::ResourceExhaustedError(absl::StrCat("a tensor of type ", ToString(type, table),
+                                                       " has too many elements: ", limits::kEvaluatedElements.Text()));
     }
     elems = *product;
     concrete.push_back(value);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/limits.h"
 #include "base/status.h"
 #include "ir/infer_util.h"
 
@@ -89,8 +90,8 @@ absl::Status CheckAttrs(const InferContext& ctx) {
 }
 
 absl::Status CheckType(const InferContext& ctx, const Type& type) {
-  if (type.rank() < 1 || type.rank() > kMaxRank) {
-    return ctx.Error("type", "expected 1 to ", kMaxRank, " axes; found ", Show(ctx, type));
+  if (type.rank() < 1 || limits::kRank.Exceeded(type.rank())) {
+    return ctx.Error("type", "expected 1 to ", limits::kRank.most, " axes; found ", Show(ctx, type));
   }
   const absl::StatusOr<int64_t> bytes = MaxBytes(type, ctx.dims());
   return bytes.ok() ? absl::OkStatus() : ctx.Error("type", bytes.status().message());

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "base/escape.h"
 #include "ir/graph.h"
 
 namespace sinter {
@@ -23,7 +24,8 @@ struct InferContext {
   const DimTable& dims() const { return module.dims; }
   template <typename... Parts>
   absl::Status Error(absl::string_view label, const Parts&... parts) const {
-    return absl::InvalidArgumentError(absl::StrCat("[", label, "] ", parts...));
+    constexpr size_t kMost = 1000;  // bytes of a text that may quote names and strings of any length
+    return absl::InvalidArgumentError(absl::StrCat("[", label, "] ", Escaped(absl::StrCat(parts...), kMost)));
   }
 };
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_split.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "ir/infer_util.h"
 
@@ -16,6 +17,10 @@ bool IsLetter(absl::string_view word) {
 
 // Elementwise ops and constants, then one sum over all, which is what the body returns.
 absl::Status CheckBody(const InferContext& ctx, const Graph& body) {
+  if (limits::kBodyOps.Exceeded(body.order().size())) {
+    return ctx.Error("body-legal", "the body @", body.name(), " has ", body.order().size(),
+                     " ops: ", limits::kBodyOps.Text());
+  }
   for (size_t i = 0; i < body.order().size(); ++i) {
     const OpDef& def = body.op(body.order()[i]).def();
     const bool last = i + 1 == body.order().size();
@@ -91,9 +96,7 @@ absl::Status CheckBatch(const InferContext& ctx, int first, ValueId a, ValueId b
   return absl::OkStatus();
 }
 
-// Wider heads than any model's; kernels keep some rows of them at hand.
-constexpr int64_t kMaxHeadWidth = 4096, kMaxParts = 256;
-bool IsHeadWidth(const DimExpr& dim) { return dim.is_const() && dim.constant() <= kMaxHeadWidth; }
+bool IsHeadWidth(const DimExpr& dim) { return dim.is_const() && !limits::kHeadWidth.Exceeded(dim.constant()); }
 
 }  // namespace
 
@@ -189,8 +192,8 @@ absl::StatusOr<Dims> AttendedDims(const Op& op, const InferContext& ctx) {
     return Fail(ctx, 7, "expected as many values as keys; found ", Show(ctx, op.k), " and ", Show(ctx, op.v));
   }
   if (!IsHeadWidth(q.dims.back()) || !IsHeadWidth(width)) {
-    return Fail(ctx, 8, "expected heads of a fixed width of at most ", kMaxHeadWidth, "; found ", Show(ctx, op.q),
-                " and ", Show(ctx, op.v));
+    return Fail(ctx, 8, "expected heads of a fixed width of at most ", limits::kHeadWidth.most, "; found ",
+                Show(ctx, op.q), " and ", Show(ctx, op.v));
   }
   Dims scores = q.dims;
   scores.back() = positions;
@@ -216,11 +219,11 @@ absl::Status Infer(const ops::Attend& op, InferContext& ctx) {
 
 absl::Status Infer(const ops::AttendParts& op, InferContext& ctx) {
   SINTER_ASSIGN_OR_RETURN(Dims dims, AttendedDims(op, ctx));
-  if (op.parts < 2 || op.parts > kMaxParts) {
-    return Fail(ctx, 10, "expected 2 to ", kMaxParts, " parts; found ", op.parts);
+  if (op.parts < 2 || limits::kContextParts.Exceeded(op.parts)) {
+    return Fail(ctx, 10, "expected 2 to ", limits::kContextParts.most, " parts; found ", op.parts);
   }
-  if (static_cast<int64_t>(dims.size()) >= kMaxRank) {
-    return Fail(ctx, 11, "expected less than ", kMaxRank, " axes; found ", Show(ctx, op.q));
+  if (limits::kRank.Exceeded(dims.size() + 1)) {
+    return Fail(ctx, 11, "expected less than ", limits::kRank.most, " axes; found ", Show(ctx, op.q));
   }
   dims.insert(dims.end() - 1, op.parts);
   const DimExpr width = dims.back();
@@ -234,8 +237,8 @@ absl::Status Infer(const ops::AttendParts& op, InferContext& ctx) {
 absl::Status Infer(const ops::JoinParts& op, InferContext& ctx) {
   const Type &x = ctx.type(op.x), &weight = ctx.type(op.weight);
   if (x.dtype != DType::kF32 || weight.dtype != DType::kF32 || x.rank() < 2 || !IsHeadWidth(x.dims.back())) {
-    return Fail(ctx, 1, "expected f32 of two axes or more, the last of a fixed size of at most ", kMaxHeadWidth,
-                "; found ", Show(ctx, op.x), " and ", Show(ctx, op.weight));
+    return Fail(ctx, 1, "expected f32 of two axes or more, the last of a fixed size of at most ",
+                limits::kHeadWidth.most, "; found ", Show(ctx, op.x), " and ", Show(ctx, op.weight));
   }
   Type result = x;
   result.dims.pop_back();

@@ -6,6 +6,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "ir/diag.h"
 #include "ir/ops.h"
@@ -67,6 +69,11 @@ class Parser {
     std::optional<Address> address;
   };
 
+  // Whether there is room for one more after `count` of them.
+  absl::Status CheckRoom(const Token& at, absl::string_view what, size_t count, const Limit& limit) const {
+    if (!limit.Exceeded(count + 1)) return absl::OkStatus();
+    return in_.Error(at, absl::StrCat("too many ", what, ": ", limit.Text()));
+  }
   absl::Status ParseHeader();
   absl::Status ParseDim();
   absl::Status ParseBound();
@@ -139,9 +146,7 @@ absl::Status Parser::ParseHeader() {
 
 absl::Status Parser::ParseDim() {
   const Token at = in_.token();
-  if (module_->dims.symbols().size() == text_limits::kDimSymbols) {
-    return in_.Error(at, absl::StrCat("expected at most ", text_limits::kDimSymbols, " dims"));
-  }
+  SINTER_RETURN_IF_ERROR(CheckRoom(at, "dims", module_->dims.symbols().size(), limits::kTextDimSymbols));
   DimSymbol symbol;
   SINTER_ASSIGN_OR_RETURN(symbol.name, in_.Word("the dim's name"));
   SINTER_RETURN_IF_ERROR(in_.Expect("in"));
@@ -153,11 +158,13 @@ absl::Status Parser::ParseDim() {
 }
 
 absl::Status Parser::ParseBound() {
-  if (module_->dims.bounds().size() == text_limits::kBounds) {
-    return in_.Error(in_.token(), absl::StrCat("expected at most ", text_limits::kBounds, " bounds"));
-  }
+  SINTER_RETURN_IF_ERROR(CheckRoom(in_.token(), "bounds", module_->dims.bounds().size(), limits::kBounds));
+  const Token at = in_.token();
   DimBound bound;
   SINTER_ASSIGN_OR_RETURN(bound.expr, in_.Dim(module_->dims));
+  if (limits::kBoundTerms.Exceeded(bound.expr.terms().size())) {
+    return in_.Error(at, absl::StrCat("this bound has too many terms: ", limits::kBoundTerms.Text()));
+  }
   SINTER_RETURN_IF_ERROR(in_.Expect("<="));
   SINTER_ASSIGN_OR_RETURN(bound.max, in_.Integer());
   module_->dims.AddBound(std::move(bound));
@@ -178,10 +185,10 @@ absl::Status Parser::ParseWeights() {
 absl::Status Parser::ScanGraph() {
   Pending pending{.name = in_.token()};
   SINTER_ASSIGN_OR_RETURN(const std::string name, in_.Name(TokenKind::kGraphName, "the graph's @name"));
-  if (pending_.size() == text_limits::kGraphs) {
-    return in_.Error(pending.name, absl::StrCat("expected at most ", text_limits::kGraphs, " graphs"));
+  SINTER_RETURN_IF_ERROR(CheckRoom(pending.name, "graphs", pending_.size(), limits::kGraphs));
+  if (graphs_.contains(name)) {
+    return in_.Error(pending.name, absl::StrCat("graph ", Reader::Shown(pending.name.text), " is defined twice"));
   }
-  if (graphs_.contains(name)) return in_.Error(pending.name, absl::StrCat("graph @", name, " is defined twice"));
   graphs_.emplace(name, module_->AddGraph(name).id());
   pending.offset = in_.token().offset;
   bool returned = false;
@@ -219,7 +226,8 @@ absl::Status Parser::ParseGraphs() {
       if (found == graphs_.end()) continue;  // the op that names it says so
       const size_t body = found->second.value;
       if (marks[body] == Mark::kOpen) {
-        return in_.Error(ref, absl::StrCat("graph @", name, " names itself, directly or through others"));
+        return in_.Error(ref,
+                         absl::StrCat("graph ", Reader::Shown(ref.text), " names itself, directly or through others"));
       }
       if (marks[body] == Mark::kNew) stack.emplace_back(body, 0);
     }
@@ -246,11 +254,11 @@ absl::Status Parser::ParseGraph(GraphId graph) {
     if (results.size() < signature.size()) {
       const auto& [type, address] = signature[results.size()];
       if (type != graph_->type(id)) {
-        return in_.Error(use, absl::StrCat(use.text, " is ", ToString(graph_->type(id), module_->dims),
+        return in_.Error(use, absl::StrCat(Reader::Shown(use.text), " is ", ToString(graph_->type(id), module_->dims),
                                            "; the graph declares ", ToString(type, module_->dims)));
       }
       if (address && address != graph_->value(id).address) {
-        return in_.Error(use, absl::StrCat(use.text, " has another address than the graph declares"));
+        return in_.Error(use, absl::StrCat(Reader::Shown(use.text), " has another address than the graph declares"));
       }
     }
     results.push_back(id);
@@ -270,9 +278,7 @@ absl::Status Parser::ParseParams() {
   if (in_.Accept(")")) return absl::OkStatus();
   do {
     const Token at = in_.token();
-    if (graph_->params().size() == text_limits::kOperands) {
-      return in_.Error(at, absl::StrCat("expected at most ", text_limits::kOperands, " parameters"));
-    }
+    SINTER_RETURN_IF_ERROR(CheckRoom(at, "parameters", graph_->params().size(), limits::kOperands));
     SINTER_ASSIGN_OR_RETURN(const std::string name, in_.Name(TokenKind::kValueName, "a parameter or ')'"));
     SINTER_RETURN_IF_ERROR(in_.Expect(":"));
     const Token type_at = in_.token();
@@ -294,9 +300,7 @@ absl::StatusOr<std::vector<std::pair<Type, std::optional<Address>>>> Parser::Par
   const bool parenthesized = in_.Accept("(");
   if (parenthesized && in_.Accept(")")) return results;
   do {
-    if (results.size() == text_limits::kOperands) {
-      return in_.Error(in_.token(), absl::StrCat("expected at most ", text_limits::kOperands, " results"));
-    }
+    SINTER_RETURN_IF_ERROR(CheckRoom(in_.token(), "results", results.size(), limits::kOperands));
     SINTER_ASSIGN_OR_RETURN(Type type, in_.TypeOf(module_->dims));
     SINTER_ASSIGN_OR_RETURN(const std::optional<Address> address, in_.OptionalAddress());
     results.emplace_back(std::move(type), address);
@@ -307,7 +311,7 @@ absl::StatusOr<std::vector<std::pair<Type, std::optional<Address>>>> Parser::Par
 
 absl::Status Parser::Define(const Token& at, const std::string& name, ValueId id) {
   if (values_.emplace(name, id).second) return absl::OkStatus();
-  return in_.Error(at, absl::StrCat(at.text.substr(0, 40), " is defined twice"));
+  return in_.Error(at, absl::StrCat(Reader::Shown(at.text), " is defined twice"));
 }
 
 absl::StatusOr<ValueId> Parser::ParseUse() {
@@ -315,16 +319,14 @@ absl::StatusOr<ValueId> Parser::ParseUse() {
   SINTER_ASSIGN_OR_RETURN(const std::string name, in_.Name(TokenKind::kValueName, "a value"));
   const auto found = values_.find(name);
   if (found == values_.end())
-    return in_.Error(at, absl::StrCat("no value is called ", at.text.substr(0, 40), " so far"));
+    return in_.Error(at, absl::StrCat("no value is called ", Reader::Shown(at.text), " so far"));
   return found->second;
 }
 
 absl::Status Parser::ParseOp() {
   std::vector<Result> results;
   do {
-    if (results.size() == text_limits::kOperands) {
-      return in_.Error(in_.token(), absl::StrCat("expected at most ", text_limits::kOperands, " results"));
-    }
+    SINTER_RETURN_IF_ERROR(CheckRoom(in_.token(), "results", results.size(), limits::kOperands));
     Result result{.at = in_.token()};
     SINTER_ASSIGN_OR_RETURN(result.name, in_.Name(TokenKind::kValueName, "a result"));
     results.push_back(std::move(result));
@@ -397,11 +399,11 @@ absl::Status Parser::ParseOperands(const OpDef& def, bool parenthesized, OpField
   const Token begin = in_.token();
   if (parenthesized) SINTER_RETURN_IF_ERROR(in_.Expect("("));
   const bool list = !def.operands.empty() && def.operands.back().list;
-  const size_t most = list ? text_limits::kOperands : def.operands.size();
   bool more = in_.At(TokenKind::kValueName) || in_.At("_");
   while (more) {
     const size_t position = fields.operands.size();
-    if (position == most) {
+    if (list) SINTER_RETURN_IF_ERROR(CheckRoom(in_.token(), "operands", position, limits::kOperands));
+    if (!list && position == def.operands.size()) {
       return in_.Error(in_.token(), absl::StrCat("expected fewer operands: ", def.name, " takes ", OperandNames(def)));
     }
     if (in_.At("_")) {
@@ -435,7 +437,7 @@ absl::Status Parser::ParseAttrs(const OpDef& def, OpFields& fields) {
     const auto attr = std::find_if(def.attrs.begin(), def.attrs.end(),
                                    [&](const AttrDef& a) { return !a.positional && a.name == name; });
     if (attr == def.attrs.end()) {
-      return in_.Error(at, absl::StrCat("no attribute is called '", name.substr(0, 40), "'; ", AttrNames(def)));
+      return in_.Error(at, absl::StrCat("no attribute is called '", Reader::Shown(name), "'; ", AttrNames(def)));
     }
     const size_t index = static_cast<size_t>(attr - def.attrs.begin());
     if (seen[index]) return in_.Error(at, absl::StrCat("attribute ", name, " is given twice"));
@@ -449,7 +451,14 @@ absl::Status Parser::ParseAttrs(const OpDef& def, OpFields& fields) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Module>> Parse(absl::string_view text, absl::string_view file_name) {
-  return Parser(text, file_name).ParseModule();
+  if (limits::kTextBytes.Exceeded(text.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file_name, ": ", text.size(), " bytes: ", limits::kTextBytes.Text()));
+  }
+  absl::StatusOr<std::unique_ptr<Module>> module = Parser(text, file_name).ParseModule();
+  if (module.ok()) return module;
+  // Names are any bytes, and stand in messages of inference and of the verifier as they are.
+  return absl::Status(module.status().code(), EscapedLines(module.status().message()));
 }
 
 }  // namespace sinter

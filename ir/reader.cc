@@ -4,10 +4,19 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "ir/diag.h"
 
 namespace sinter {
+namespace {
+
+std::string TooLong(absl::string_view what, const Limit& limit) {
+  return absl::StrCat("this ", what, " is too long: ", limit.Text());
+}
+
+}  // namespace
 
 bool Reader::Accept(absl::string_view word_or_symbol) {
   if (!At(word_or_symbol)) return false;
@@ -24,19 +33,20 @@ absl::Status Reader::Error(const Token& at, absl::string_view message) const {
 }
 
 absl::Status Reader::Expected(absl::string_view what) const {
-  constexpr size_t kShown = 40;
   if (At(TokenKind::kError)) return Error(token_, token_.message);
   if (At(TokenKind::kEnd)) return Error(token_, absl::StrCat("expected ", what, "; found the end of the text"));
-  return Error(token_, absl::StrCat("expected ", what, "; found ", At(TokenKind::kString) ? "" : "'",
-                                    token_.text.substr(0, kShown), token_.text.size() > kShown ? "..." : "",
-                                    At(TokenKind::kString) ? "" : "'"));
+  const absl::string_view quote = At(TokenKind::kString) ? "" : "'";
+  return Error(token_, absl::StrCat("expected ", what, "; found ", quote, Shown(token_.text), quote));
+}
+
+std::string Reader::Shown(absl::string_view text) {
+  constexpr size_t kMost = 40;
+  return Escaped(text, kMost);
 }
 
 absl::StatusOr<std::string> Reader::NameIn(const Token& token) const {
   const absl::string_view name = token.text.substr(1);
-  if (name.size() > text_limits::kNameBytes) {
-    return Error(token, absl::StrCat("this name is longer than ", text_limits::kNameBytes, " bytes"));
-  }
+  if (limits::kTextNameBytes.Exceeded(name.size())) return Error(token, TooLong("name", limits::kTextNameBytes));
   if (name[0] != '"') return std::string(name);
   std::optional<std::string> bytes = Unquote(name);
   if (!bytes) return Error(token, "this name has an escape that is none of \\\\ \\\" \\n \\t \\xNN");
@@ -52,8 +62,8 @@ absl::StatusOr<std::string> Reader::Name(TokenKind kind, absl::string_view what)
 
 absl::StatusOr<std::string> Reader::Word(absl::string_view what) {
   if (!At(TokenKind::kWord)) return Expected(what);
-  if (token_.text.size() > text_limits::kNameBytes) {
-    return Error(token_, absl::StrCat("this name is longer than ", text_limits::kNameBytes, " bytes"));
+  if (limits::kTextNameBytes.Exceeded(token_.text.size())) {
+    return Error(token_, TooLong("name", limits::kTextNameBytes));
   }
   std::string word(token_.text);
   Advance();
@@ -90,8 +100,8 @@ absl::StatusOr<double> Reader::Double() {
   if (!At(TokenKind::kNumber)) return Expected("a number");
   double value = 0;
   const char* end = token_.text.data() + token_.text.size();
-  if (token_.text.size() > text_limits::kNumberBytes ||
-      std::from_chars(token_.text.data(), end, value).ec != std::errc()) {
+  if (limits::kNumberBytes.Exceeded(token_.text.size())) return Error(token_, TooLong("number", limits::kNumberBytes));
+  if (std::from_chars(token_.text.data(), end, value).ec != std::errc()) {
     return Error(token_, "this number does not fit in a double");
   }
   Advance();
@@ -100,8 +110,12 @@ absl::StatusOr<double> Reader::Double() {
 
 absl::StatusOr<DimExpr> Reader::DimTerm(const DimTable& dims, bool negative) {
   DimExpr term(1);
+  const auto too_many = [&] {
+    return Error(token_, absl::StrCat("this dim has too many factors: ", limits::kDimFactors.Text()));
+  };
+  size_t symbols = 0;
   for (size_t factors = 0;; ++factors) {
-    if (factors == text_limits::kDimFactors) return Error(token_, "this dim has too many factors");
+    if (limits::kDimFactors.Exceeded(factors)) return too_many();  // with a number one more
     const Token at = token_;
     if (At(TokenKind::kNumber)) {
       SINTER_ASSIGN_OR_RETURN(const int64_t number, Digits(negative));
@@ -109,7 +123,8 @@ absl::StatusOr<DimExpr> Reader::DimTerm(const DimTable& dims, bool negative) {
       negative = false;
     } else if (At(TokenKind::kWord)) {
       const DimId id = dims.Find(token_.text);
-      if (!id.valid()) return Error(token_, absl::StrCat("no dim is called '", token_.text.substr(0, 40), "'"));
+      if (limits::kDimFactors.Exceeded(++symbols)) return too_many();
+      if (!id.valid()) return Error(token_, absl::StrCat("no dim is called '", Shown(token_.text), "'"));
       term = term * DimExpr::Symbol(id);
       Advance();
     } else {
@@ -125,7 +140,9 @@ absl::StatusOr<DimExpr> Reader::Dim(const DimTable& dims) {
   const Token begin = token_;
   SINTER_ASSIGN_OR_RETURN(DimExpr sum, DimTerm(dims, Accept("-")));
   for (size_t terms = 1; At("+") || At("-"); ++terms) {
-    if (terms == text_limits::kDimTerms) return Error(token_, "this dim has too many terms");
+    if (limits::kDimTerms.Exceeded(terms + 1)) {
+      return Error(token_, absl::StrCat("this dim has too many terms: ", limits::kDimTerms.Text()));
+    }
     const bool negative = At("-");
     Advance();
     SINTER_ASSIGN_OR_RETURN(DimExpr term, DimTerm(dims, negative));
@@ -146,7 +163,8 @@ absl::StatusOr<Type> Reader::TypeOf(const DimTable& dims) {
   SINTER_RETURN_IF_ERROR(Expect("["));
   if (At("]")) return Error(token_, absl::StrCat("expected a dim; a scalar is ", Info(*dtype).name, "[1]"));
   do {
-    if (type.rank() == kMaxRank) return Error(token_, absl::StrCat("expected at most ", kMaxRank, " dims"));
+    if (limits::kRank.Exceeded(type.rank() + 1))
+      return Error(token_, absl::StrCat("too many dims: ", limits::kRank.Text()));
     SINTER_ASSIGN_OR_RETURN(DimExpr dim, Dim(dims));
     type.dims.push_back(std::move(dim));
   } while (Accept(","));
@@ -174,7 +192,7 @@ absl::Status Reader::Read(T& out, const DimTable& dims, const GraphNames& graphs
     const Token at = token_;
     SINTER_ASSIGN_OR_RETURN(const std::string name, Name(TokenKind::kGraphName, "a graph"));
     const auto found = graphs.find(name);
-    if (found == graphs.end()) return Error(at, absl::StrCat("no graph is called ", at.text.substr(0, 40)));
+    if (found == graphs.end()) return Error(at, absl::StrCat("no graph is called ", Shown(at.text)));
     out.id = found->second;
   }
   return absl::OkStatus();
@@ -186,8 +204,8 @@ absl::Status Reader::Read(std::vector<T>& out, const DimTable& dims, const Graph
   SINTER_RETURN_IF_ERROR(Expect("["));
   if (Accept("]")) return absl::OkStatus();
   do {
-    if (out.size() == text_limits::kListValues) {
-      return Error(token_, absl::StrCat("expected at most ", text_limits::kListValues, " values in a list"));
+    if (limits::kListValues.Exceeded(out.size() + 1)) {
+      return Error(token_, absl::StrCat("too many values in a list: ", limits::kListValues.Text()));
     }
     out.emplace_back();
     SINTER_RETURN_IF_ERROR(Read(out.back(), dims, graphs));

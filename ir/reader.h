@@ -1,7 +1,7 @@
 // Reads the small parts of `.sir` text: names, numbers, strings, dims, types, attribute values, addresses.
 //
 // Called by the parser, which holds one Reader over a text. A reader stands at a token; what a function reads is
-// consumed. Everything is bounded (text_limits), so that hostile text costs time and memory in proportion to its
+// consumed. Everything is bounded (base/limits.inc), so that hostile text costs time and memory in proportion to its
 // length. Errors are ErrorInText at the token: "expected X; found Y".
 #pragma once
 
@@ -16,18 +16,6 @@
 #include "ir/lexer.h"
 
 namespace sinter {
-
-namespace text_limits {
-inline constexpr size_t kNameBytes = 1024;
-inline constexpr size_t kNumberBytes = 512;
-inline constexpr size_t kListValues = size_t{1} << 20;  // of an attribute
-inline constexpr size_t kOperands = 4096;               // of one op; also parameters and results of a graph
-inline constexpr size_t kDimSymbols = 64;               // of a module
-inline constexpr size_t kBounds = 16;
-inline constexpr size_t kDimTerms = 64;             // of one dim
-inline constexpr size_t kDimFactors = 9;            // of one term
-inline constexpr size_t kGraphs = size_t{1} << 14;  // of a module
-}  // namespace text_limits
 
 using GraphNames = absl::flat_hash_map<std::string, GraphId>;
 
@@ -50,6 +38,8 @@ class Reader {
   absl::Status Expect(absl::string_view word_or_symbol);
 
   absl::Status Error(const Token& at, absl::string_view message) const;
+  // A part of the text as messages show it: escaped and cut.
+  static std::string Shown(absl::string_view text);
   // "expected `what`; found the token here".
   absl::Status Expected(absl::string_view what) const;
 

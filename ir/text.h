@@ -28,7 +28,7 @@ std::string PrintGraph(const Graph& graph);
 // One op without its indentation and line end.
 std::string PrintOp(const Graph& graph, OpId op);
 
-// Parses, infers and verifies. Errors are kInvalidArgument and read
+// Parses, infers and verifies. Errors are kInvalidArgument, safe to show (base/escape.h), and read
 //   file.sir:12:8: expected ...; found ...
 //       %p = softmax %s
 //            ^

@@ -4,12 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/checked.h"
+#include "base/limits.h"
 #include "base/status.h"
 
 namespace sinter {
 namespace {
-
-constexpr int64_t kMaxSize = int64_t{1} << 62;
 
 std::string DimsToString(absl::Span<const DimExpr> dims, const DimTable& table) {
   std::string text = "[";
@@ -40,7 +39,7 @@ absl::StatusOr<int64_t> MaxElems(const Type& type, const DimTable& table) {
     const int64_t max = table.Max(dim);
     empty |= max <= 0;
     const std::optional<int64_t> product = CheckedMul(elems, max);
-    overflow |= !product || *product > kMaxSize;
+    overflow |= !product || limits::kTensorBytes.Exceeded(*product);
     elems = overflow ? 1 : *product;
   }
   if (IsQuantized(type.dtype)) {
@@ -50,7 +49,7 @@ absl::StatusOr<int64_t> MaxElems(const Type& type, const DimTable& table) {
     }
   }
   if (empty) return 0;
-  if (overflow) return SizeError(type, table, "more than 2^62 elements");
+  if (overflow) return SizeError(type, table, absl::StrCat("too many elements: ", limits::kTensorBytes.Text()));
   return elems;
 }
 
@@ -58,7 +57,8 @@ absl::StatusOr<int64_t> MaxBytes(const Type& type, const DimTable& table) {
   SINTER_ASSIGN_OR_RETURN(const int64_t elems, MaxElems(type, table));
   const DTypeInfo& info = Info(type.dtype);
   const std::optional<int64_t> bytes = CheckedMul(elems / info.block_elems, info.block_bytes);
-  if (!bytes || *bytes > kMaxSize) return SizeError(type, table, "more than 2^62 bytes");
+  if (!bytes || limits::kTensorBytes.Exceeded(*bytes))
+    return SizeError(type, table, absl::StrCat("too many bytes: ", limits::kTensorBytes.Text()));
   return *bytes;
 }
 

@@ -26,8 +26,6 @@ struct Type {
   friend bool operator==(const Type&, const Type&) = default;
 };
 
-inline constexpr int64_t kMaxRank = 8;
-
 std::string ToString(const Type& type, const DimTable& table);
 
 // The largest number of elements and bytes that a value of this type can have. kInvalidArgument: over 2^62, a poisoned

@@ -5,20 +5,23 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/limits.h"
 #include "ir/infer.h"
 #include "ir/text.h"
 
 namespace sinter {
 namespace {
 
-constexpr int kMaxNesting = 16;
 constexpr size_t kMaxProblems = 50;
 constexpr int64_t kNowhere = -1;
 
 std::string Located(const Graph& graph, OpId op, absl::string_view message) {
-  const std::string line = PrintOp(graph, op);
+  constexpr size_t kShown = 400;  // of an op with a long list
+  std::string line = PrintOp(graph, op);
+  if (line.size() > kShown) line = absl::StrCat(line.substr(0, kShown), "...");
   const size_t equals = graph.op(op).results.empty() ? std::string::npos : line.find(" = ");
   const size_t caret = equals == std::string::npos ? 0 : equals + 3;
   return absl::StrCat("graph @", graph.name(), ": ", message, "\n    ", line, "\n    ", std::string(caret, ' '), "^");
@@ -51,7 +54,13 @@ class Verifier {
     }
     problems_.push_back(absl::StrCat(parts...));
   }
-  void ProblemAt(const Graph& graph, OpId op, absl::string_view message) { Problem(Located(graph, op, message)); }
+  void ProblemAt(const Graph& graph, OpId op, absl::string_view message) {
+    if (problems_.size() == kMaxProblems) {
+      ++dropped_;  // printing the op is work
+      return;
+    }
+    problems_.push_back(Located(graph, op, message));
+  }
   void ProblemIn(const Graph& graph, absl::string_view message) { Problem("graph @", graph.name(), ": ", message); }
 
   void CheckDims() {
@@ -73,10 +82,10 @@ class Verifier {
     const auto it = heights_.find(graph.id());
     if (it != heights_.end()) {
       if (it->second < 0) ProblemIn(graph, "[recursion] names itself, directly or through other graphs");
-      if (depth + it->second <= kMaxNesting) return it->second;
+      if (!limits::kNesting.Exceeded(depth + it->second)) return it->second;
     }
-    if (depth >= kMaxNesting || it != heights_.end()) {
-      ProblemIn(graph, absl::StrCat("[nesting] expected bodies within ", kMaxNesting, " graphs of each other"));
+    if (limits::kNesting.Exceeded(depth + 1) || it != heights_.end()) {
+      ProblemIn(graph, absl::StrCat("[nesting] bodies nest too deep: ", limits::kNesting.Text()));
       return 0;
     }
     heights_[graph.id()] = -1;
@@ -136,8 +145,8 @@ class Verifier {
       if (param.def.valid() || param.index != i) {
         ProblemIn(graph, absl::StrCat("[params] %", param.name, " is not parameter ", i));
       }
-      if (param.type.rank() < 1 || param.type.rank() > kMaxRank) {
-        ProblemIn(graph, absl::StrCat("[type] expected 1 to ", kMaxRank, " axes; found %", param.name, ": ",
+      if (param.type.rank() < 1 || limits::kRank.Exceeded(param.type.rank())) {
+        ProblemIn(graph, absl::StrCat("[type] expected 1 to ", limits::kRank.most, " axes; found %", param.name, ": ",
                                       ToString(param.type, module_.dims)));
       }
       const absl::StatusOr<int64_t> bytes = MaxBytes(param.type, module_.dims);
@@ -215,10 +224,19 @@ class Verifier {
     }
   }
 
+  // ConsumedOperands; of a kernel, which follows states through its whole body, once for all that call it.
+  const absl::InlinedVector<uint32_t, 2>& Consumed(const Graph& graph, OpId op) {
+    const auto kernel = graph.As<ops::Kernel>(op);
+    if (!kernel) return consumed_ = ConsumedOperands(graph, op);
+    const auto [it, inserted] = consumed_by_kernel_.try_emplace(kernel->body.id);
+    if (inserted) it->second = ConsumedOperands(graph, op);
+    return it->second;
+  }
+
   void CheckStates(const Graph& graph) {
     absl::flat_hash_map<ValueId, std::vector<Use>> consumers;
     for (OpId op : graph.order()) {
-      for (uint32_t operand : ConsumedOperands(graph, op)) {
+      for (uint32_t operand : Consumed(graph, op)) {
         const auto& operands = graph.op(op).fields.operands;
         if (operand >= operands.size()) {
           ProblemAt(graph, op, "[state-origin] a state result is the next version of no operand");
@@ -262,7 +280,7 @@ class Verifier {
       }
       for (const Use& use : graph.value(look).uses) {
         // A second consumer is reported as such.
-        const auto consumed = ConsumedOperands(graph, use.op);
+        const auto& consumed = Consumed(graph, use.op);
         const bool consumes = std::find(consumed.begin(), consumed.end(), use.operand) != consumed.end();
         if (!(look == state && consumes) && position_[use.op.value] >= overwritten) {
           ProblemAt(graph, use.op,
@@ -295,6 +313,8 @@ class Verifier {
 
   const Module& module_;
   absl::flat_hash_map<GraphId, int> heights_;  // -1 while a graph is being visited
+  absl::flat_hash_map<GraphId, absl::InlinedVector<uint32_t, 2>> consumed_by_kernel_;
+  absl::InlinedVector<uint32_t, 2> consumed_;  // of any other op
   std::vector<int64_t> position_;
   std::vector<std::string> problems_;
   size_t dropped_ = 0;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/checked.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "passes/pass.h"
 
@@ -26,7 +27,7 @@ constexpr int64_t kLongBytes = int64_t{512} << 10;
 int64_t PartsFor(const Graph& graph, const ops::Attend& op) {
   const Type &q = graph.type(op.q), &k = graph.type(op.k), &v = graph.type(op.v);
   const DimTable& dims = graph.module().dims;
-  if (!q.dims[q.dims.size() - 2].is_one() || static_cast<int64_t>(q.dims.size()) >= kMaxRank) return 0;
+  if (!q.dims[q.dims.size() - 2].is_one() || limits::kRank.Exceeded(q.dims.size() + 1)) return 0;
   int64_t groups = 1;
   for (size_t i = 0; i + 2 < k.dims.size() && groups < kManyGroups; ++i) {
     if (!k.dims[i].is_const()) return 0;

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "runtime/module.h"
+#include "runtime/module_check.h"
 
 namespace sinter {
 
@@ -29,7 +31,7 @@ absl::Status CompiledModule::WritePerfMap() const {
   for (uint32_t i = 0; i < metadata_->kernels()->size(); ++i) {
     const uint64_t begin = image_->entry_points()->Get(i), end = *std::upper_bound(ends.begin(), ends.end(), begin);
     absl::StrAppend(&text, absl::Hex(reinterpret_cast<uintptr_t>(code_) + begin), " ", absl::Hex(end - begin), " ",
-                    metadata_->kernels()->Get(i)->name()->str(), "\n");
+                    Escaped(ViewOf(metadata_->kernels()->Get(i)->name())), "\n");
   }
   return WriteFile(absl::StrCat("/tmp/perf-", getpid(), ".map"), text);
 }

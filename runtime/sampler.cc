@@ -6,11 +6,10 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "base/limits.h"
 
 namespace sinter {
 namespace {
-
-constexpr int64_t kMaxRepeatLastN = int64_t{1} << 20;
 
 // The order of candidates: larger logits first, of equal ones the lower id.
 constexpr auto kBefore = [](const auto& a, const auto& b) {
@@ -55,7 +54,7 @@ absl::StatusOr<Sampler> Sampler::Create(const SamplerOptions& o, int32_t vocab_s
   if (!(o.repeat_penalty > 0) || !std::isfinite(o.repeat_penalty)) {
     return refuse("the repetition penalty", o.repeat_penalty, "a finite number above 0 (1: off)");
   }
-  if (o.repeat_last_n < 0 || o.repeat_last_n > kMaxRepeatLastN) {
+  if (o.repeat_last_n < 0 || limits::kRepeatTokens.Exceeded(o.repeat_last_n)) {
     return refuse("repeat-last-n", o.repeat_last_n, "0 (off) to 1048576");
   }
   return Sampler(o, vocab_size);

@@ -19,8 +19,6 @@
 
 namespace sinter {
 
-inline constexpr int kMaxThreads = 1024;
-
 // A counter that only grows and that threads can wait for.
 class WaitCounter {
  public:
@@ -39,7 +37,7 @@ class ThreadTeam {
  public:
   using Work = void (*)(void* context, int thread);
 
-  // `threads` in [1, kMaxThreads]. `cpus`, if there are any: thread i runs on the i-th of them alone, the caller as
+  // `threads` in [1, limits::kThreads]. `cpus`, if there are any: thread i runs on the i-th of them alone, the caller as
   // thread 0 until the team ends. kResourceExhausted when the system refuses a thread or a CPU, kOutOfRange when there
   // are fewer CPUs than threads.
   static absl::StatusOr<std::unique_ptr<ThreadTeam>> Create(int threads, absl::Span<const int> cpus = {});

@@ -97,6 +97,10 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
       t.max_token_bytes_ = std::max(t.max_token_bytes_, token.size());
       if (t.type(id) == TokenType::kUserDefined || t.type(id) == TokenType::kControl ||
           t.type(id) == TokenType::kUnknown) {
+        if (limits::kSpecialTokenBytes.Exceeded(token.size())) {
+          return invalid("special token ", id, " ", Quoted(token), " has ", token.size(),
+                         " bytes: ", limits::kSpecialTokenBytes.Text());
+        }
         t.special_sizes_.push_back(token.size());
         t.special_starts_.set(static_cast<uint8_t>(token[0]));
       }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "base/limits.h"
 #include "base/status.h"
 
 namespace sinter {
@@ -75,8 +76,8 @@ absl::Status Sequence::Truncate(int64_t position) {
 
 absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const CompiledModule> module, int threads,
                                                            absl::Span<const int> cpus) {
-  if (threads < 1 || threads > kMaxThreads) {
-    return absl::OutOfRangeError(absl::StrCat(threads, " threads, expected 1 to ", kMaxThreads));
+  if (threads < 1 || limits::kThreads.Exceeded(threads)) {
+    return absl::OutOfRangeError(absl::StrCat(threads, " threads, expected 1 to ", limits::kThreads.most));
   }
   if (module->target().empty()) return absl::InternalError("a module opened for inspection cannot run");
   std::unique_ptr<Workspace> workspace(new Workspace());
@@ -186,11 +187,10 @@ absl::Status Workspace::PrepareSteps() {
     vocabulary = width;
     max_tokens = std::max(max_tokens, *tokens);
   }
-  constexpr int64_t kMostTokens = int64_t{1} << 20, kLargestVocabulary = int64_t{1} << 24;
-  if (max_tokens > kMostTokens || vocabulary > kLargestVocabulary) {
+  for (const auto& [limit, found] : {std::pair(limits::kStepTokens, max_tokens), {limits::kVocabulary, vocabulary}}) {
+    if (!limit.Exceeded(found)) continue;
     return absl::InvalidArgumentError(absl::StrCat(module.path(), ": steps of ", max_tokens,
-                                                   " tokens over a vocabulary of ", vocabulary, " are past ",
-                                                   kMostTokens, " and ", kLargestVocabulary));
+                                                   " tokens over a vocabulary of ", vocabulary, ": ", limit.Text()));
   }
   max_tokens_ = max_tokens;
   vocabulary_ = vocabulary;

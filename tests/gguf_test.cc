@@ -291,7 +291,7 @@ TEST(GgufMalformed, Alignment) {
     EXPECT_EQ(g->alignment(), good);
     EXPECT_EQ(g->FindTensor("y")->offset, w.at("tensor:y:data"));
   }
-  for (uint32_t bad : {0u, 1u, 4u, 1u << 22, 1u << 31, ~0u}) {
+  for (uint32_t bad : {0u, 1u, 3u, 4u, 1u << 22, 1u << 31, ~0u}) {
     EXPECT_INVALID(build(bad), 24, absl::StrCat("key \"general.alignment\": ", bad, ", expected 8 to 2097152"));
   }
   for (uint32_t bad : {12u, 24u, 33u}) {

@@ -12,6 +12,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "base/limits.h"
 #include "ir/graph.h"
 #include "tests/dice.h"
 
@@ -67,7 +68,7 @@ class GraphDrawer {
     return found[static_cast<size_t>(std::max(dice_.Below(n), dice_.Below(n)))];
   }
   // Any float value; there always is one.
-  ValueId AnyFloat(int64_t min_rank = 1, int64_t max_rank = kMaxRank);
+  ValueId AnyFloat(int64_t min_rank = 1, int64_t max_rank = limits::kRank.most);
   // A value of exactly this type, existing or fresh.
   ValueId Like(const Type& type);
   // x made positive and not too small, so that it may be divided by and has a logarithm.

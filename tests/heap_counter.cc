@@ -7,20 +7,24 @@
 
 namespace {
 
-std::atomic<size_t> allocations = 0;
+std::atomic<size_t> allocations = 0, allocated_bytes = 0;
 
-void Count() { allocations.fetch_add(1, std::memory_order_relaxed); }
+void Count(size_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  allocated_bytes.fetch_add(bytes, std::memory_order_relaxed);
+}
 
 }  // namespace
 
 size_t sinter::HeapAllocations() { return allocations.load(std::memory_order_relaxed); }
+size_t sinter::HeapAllocatedBytes() { return allocated_bytes.load(std::memory_order_relaxed); }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 
 namespace {
 
 void* Allocate(size_t size, size_t alignment) {
-  Count();
+  Count(size);
   void* p = alignment == 0 ? std::malloc(size)
                            : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
   if (p == nullptr) std::abort();
@@ -49,19 +53,19 @@ void* __libc_realloc(void* p, size_t size);
 void* __libc_memalign(size_t alignment, size_t size);
 
 void* malloc(size_t size) noexcept {
-  Count();
+  Count(size);
   return __libc_malloc(size);
 }
 void* calloc(size_t count, size_t size) noexcept {
-  Count();
+  Count(count * size);
   return __libc_calloc(count, size);
 }
 void* realloc(void* p, size_t size) noexcept {
-  Count();
+  Count(size);
   return __libc_realloc(p, size);
 }
 void* memalign(size_t alignment, size_t size) noexcept {
-  Count();
+  Count(size);
   return __libc_memalign(alignment, size);
 }
 void* aligned_alloc(size_t alignment, size_t size) noexcept { return memalign(alignment, size); }

@@ -327,7 +327,7 @@ TEST(TextErrorTest, Ops) {
            {"%y = neg %x : g32[T,4]", 5, 19, "expected an element type; found 'g32'"},
            {"%y = neg %x : f32[T,4", 6, 5, "expected ']'; found 'return'"},
            {"%y = neg %x : f32[]", 5, 23, "a scalar is f32[1]"},
-           {"%y = neg %x : f32[1,1,1,1,1,1,1,1,1]", 5, 39, "expected at most 8 dims"},
+           {"%y = neg %x : f32[1,1,1,1,1,1,1,1,1]", 5, 39, "too many dims: the limit \"rank\" is 8"},
            {"%y = neg %x : f32[T,S]", 5, 25, "no dim is called 'S'"},
            {"%y = neg %x : f32[T,9223372036854775808]", 5, 25, "does not fit in 64 bits"},
            {"%y = neg %x : f32[T,4294967296*4294967296]", 5, 36, "does not fit in 64 bits"},
@@ -366,7 +366,8 @@ TEST(TextErrorTest, Graphs) {
             "expected an op or return; found 'graph'"},
            {"  graph @g(%x: f32[4] @input+0) -> (f32[4] @input+1) {\n    return %x\n  }\n", 3, 12, "another address"},
            {"  graph @g(%x: q8_0[33]) -> (q8_0[33]) {\n    return %x\n  }\n", 2, 16, "multiple of the block"},
-           {"  graph @g(%x: f32[4611686018427387904,4]) -> (f32[1]) {\n    return %x\n  }\n", 2, 16, "2^62"},
+           {"  graph @g(%x: f32[4611686018427387904,4]) -> (f32[1]) {\n    return %x\n  }\n", 2, 16,
+            "too many elements: the limit \"tensor bytes\" is 4611686018427387904"},
            {"  graph @a(%x: f32[4]) -> (f32[1]) {\n    %y = loop @b(%x) {over=\"a\", slices=[\"a\"]} : f32[4]\n"
             "    return %y\n  }\n  graph @b(%x: f32[4]) -> (f32[1]) {\n    %y = loop @a(%x) {over=\"a\", "
             "slices=[\"a\"]} : f32[4]\n    return %y\n  }\n",
@@ -389,15 +390,17 @@ TEST(TextErrorTest, WhatTheVerifierFindsNamesTheFile) {
 
 TEST(TextErrorTest, Limits) {
   const std::string name(2000, 'a'), digits(2000, '1');
-  ExpectError({"module @" + name + " {}", 1, 8, "longer than 1024 bytes"});
-  ExpectError({InGraph("%y = softmax %x {scale=" + digits + "} : f32[T,4]"), 5, 28, "does not fit in a double"});
+  ExpectError({"module @" + name + " {}", 1, 8, "this name is too long: the limit \"name\" is 1024"});
+  ExpectError({InGraph("%y = softmax %x {scale=" + digits + "} : f32[T,4]"), 5, 28,
+               "this number is too long: the limit \"number\" is 512"});
   ExpectError({InGraph("%y = sum %x {axis=" + digits + "} : f32[T,4]"), 5, 23, "does not fit in 64 bits"});
   std::string terms = "f32[T";
   for (int i = 0; i < 100; ++i) terms += "+T";
-  ExpectError({InGraph("%y = neg %x : " + terms + "]"), 5, 19 + 4 + 1 + 2 * 63, "too many terms"});
+  ExpectError({InGraph("%y = neg %x : " + terms + "]"), 5, 19 + 4 + 1 + 2 * 63,
+               "too many terms: the limit \"dim terms\" is 64"});
   std::string symbols = "module @m {\n";
   for (int i = 0; i < 65; ++i) absl::StrAppend(&symbols, "dim D", i, " in 1..2\n");
-  ExpectError({symbols + "}", 66, 5, "expected at most 64 dims"});
+  ExpectError({symbols + "}", 66, 5, "too many dims: the limit \"dims of a text\" is 64"});
 }
 
 TEST(TextErrorTest, ALongChainOfGraphsNeedsNoStack) {

@@ -54,8 +54,8 @@ struct TinyTensor {
 
 class TinyModel {
  public:
-  using Value = std::variant<uint32_t, int32_t, float, bool, std::string, std::vector<std::string>, std::vector<float>,
-                             std::vector<int32_t>, std::vector<uint32_t>>;
+  using Value = std::variant<uint32_t, int32_t, uint64_t, int64_t, float, double, bool, std::string,
+                             std::vector<std::string>, std::vector<float>, std::vector<int32_t>, std::vector<uint32_t>>;
 
   // Adds a key or gives it another value.
   void Set(const std::string& key, Value value) {

@@ -9,7 +9,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "absl/strings/numbers.h"
@@ -24,6 +23,7 @@
 #include "tools/command.h"
 #include "tools/compile_flags.h"
 #include "tools/console.h"
+#include "tools/json.h"
 
 namespace sinter {
 namespace {
@@ -60,8 +60,6 @@ struct Row {
   int64_t peak_rss_bytes;
   double load_s;  // from the path to a model that can run
 };
-
-using Json = nlohmann::ordered_json;
 
 Json ToJson(const Row& row) {
   return {{"model", row.model},
@@ -338,7 +336,7 @@ class Report {
   }
   absl::Status Finish() {
     if (format_ != "json") return FlushStdout();
-    return WriteResult("", rows_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    return WriteResult("", JsonText(rows_));
   }
 
  private:

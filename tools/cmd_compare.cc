@@ -2,7 +2,6 @@
 // format, of --kv, or of --precision. What is read and which positions count: tools/prompt.h; the formulas:
 // tools/divergence.h.
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -12,13 +11,12 @@
 #include "tools/compile_flags.h"
 #include "tools/console.h"
 #include "tools/divergence.h"
+#include "tools/json.h"
 #include "tools/language_model.h"
 #include "tools/prompt.h"
 
 namespace sinter {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct CompareFlags {
   std::string a, b, a_flags, b_flags, format = "md", command;
@@ -151,8 +149,8 @@ absl::Status Compare(CompareFlags& flags) {
                            return divergence.Add(rows[0], rows[1], next);
                          }).status());
   const DivergenceSummary summary = divergence.Summary();
-  const std::string json = ToJson(flags, a, b, windows, summary).dump(2, ' ', false, Json::error_handler_t::replace);
-  SINTER_RETURN_IF_ERROR(WriteResult("", flags.format == "md" ? ToMarkdown(a, b, windows, summary) : json + "\n"));
+  const std::string json = JsonText(ToJson(flags, a, b, windows, summary));
+  SINTER_RETURN_IF_ERROR(WriteResult("", flags.format == "md" ? ToMarkdown(a, b, windows, summary) : json));
   if (!flags.max_kl || summary.kl.value <= *flags.max_kl) return absl::OkStatus();
   return absl::AbortedError(
       absl::StrCat("the mean KL divergence is ", summary.kl.value, ", more than --max-kl=", *flags.max_kl));

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "backend/kernel_reason.h"
 #include "backend/object.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "ir/text.h"
 #include "tools/command.h"
@@ -109,8 +110,8 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeT
       for (const std::string& tile : TilesOf(kernel)) {
         if (absl::StartsWith(tile, absl::StrCat(target->name, ":"))) tiles.push_back(tile);
       }
-      absl::StrAppend(&text, comment, "kernel ", kernel.symbol, "  body @", kernel.spec.body->name(), "  family ",
-                      kernel.spec.family, "  target ", target->name, "  tile ",
+      absl::StrAppend(&text, comment, "kernel ", kernel.symbol, "  body @", Escaped(kernel.spec.body->name()),
+                      "  family ", kernel.spec.family, "  target ", target->name, "  tile ",
                       tiles.empty() ? "none" : absl::StrJoin(tiles, " "), "  effort ",
                       effort == Effort::kFull ? "full" : "light", "\n", comment, "steps ", ToText(steps[i]), "\n");
       for (const std::string& reason : ReasonsFor(kernel.spec, module.dims)) {
@@ -126,7 +127,7 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeT
                        absl::StrAppend(out, kernel.symbol, " (@", kernel.spec.body->name(), ")");
                      })));
   }
-  return WriteResult(flags.output, text);
+  return WriteResult(flags.output, EscapedLines(text));
 }
 
 absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
@@ -154,7 +155,7 @@ absl::Status Exec(const ExecFlags& flags) {
   for (const ExecResult& result : results) {
     if (result.state.empty()) text += Summary(result);
   }
-  return WriteResult("", text);
+  return WriteResult("", EscapedLines(text));
 }
 
 }  // namespace

@@ -1,13 +1,13 @@
 // sinter inspect: what a file holds, for people or as JSON. A report is one JSON object; the text for people is printed
 // from it, so that both say the same.
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "frontend/model.h"
 #include "frontend/presets.h"
@@ -16,18 +16,19 @@
 #include "tools/command.h"
 #include "tools/compile_flags.h"
 #include "tools/console.h"
+#include "tools/json.h"
 
 namespace sinter {
 namespace {
 
-using Json = nlohmann::ordered_json;
+constexpr char kUnsupported[] = "unsupported";  // why a model cannot be compiled
 
 struct InspectFlags {
   std::string file;
   bool json = false, verify = false;
 };
 
-// Metadata may hold any bytes; JSON is written with what is no UTF-8 replaced.
+// The bytes as the file has them: they are made safe when the report is written.
 std::string Text(const flatbuffers::String* text) { return text->str(); }
 
 std::string DimText(const fbs::Expr& expr, const fbs::Metadata& meta) {
@@ -183,7 +184,7 @@ Json ModuleReport(const CompiledModule& module) {
 // The facts of a configuration; of a file whose model is not supported, why.
 void AddModelFacts(const absl::StatusOr<Model>& model, Json& report) {
   if (!model.ok()) {
-    report["unsupported"] = std::string(model.status().message());
+    report[kUnsupported] = std::string(model.status().message());
     return;
   }
   const ModelConfig& c = model->config;
@@ -249,8 +250,9 @@ absl::StatusOr<Json> PresetReport(const std::string& path) {
   return report;
 }
 
+// For people: what a file says is escaped, and so stays within its line and its column.
 std::string Scalar(const Json& value) {
-  if (value.is_string()) return value.get<std::string>();
+  if (value.is_string()) return Escaped(value.get_ref<const std::string&>());
   if (value.is_number_float()) return absl::StrFormat("%.4g", value.get<double>());
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -287,7 +289,7 @@ void AppendList(const std::string& name, const Json& list, std::string& text) {
     text += " ";
     for (size_t i = 0; i < row.size(); ++i) {
       const std::string& cell = row[i];
-      absl::StrAppend(&text, " ", cell.size() > kWidest ? absl::StrCat(cell.substr(0, kWidest - 2), "..") : cell);
+      absl::StrAppend(&text, " ", cell.size() > kWidest ? Escaped(cell, kWidest - 3) : cell);
       if (i + 1 < row.size()) text.append(widths[i] - std::min(widths[i], cell.size()), ' ');
     }
     text += "\n";
@@ -301,6 +303,8 @@ std::string ForPeople(const Json& report) {
       AppendList(name, value, text);
     } else if (absl::EndsWith(name, "_bytes") && value.is_number()) {
       absl::StrAppendFormat(&text, "%-20s %s (%s)\n", name, value.dump(), HumanBytes(value.get<double>()));
+    } else if (name == kUnsupported) {  // a message, whose lines stay lines
+      absl::StrAppendFormat(&text, "%-20s %s\n", name, EscapedLines(value.get_ref<const std::string&>()));
     } else {
       absl::StrAppendFormat(&text, "%-20s %s\n", name, Scalar(value));
     }
@@ -322,8 +326,7 @@ absl::Status Inspect(const InspectFlags& flags) {
   } else {
     SINTER_ASSIGN_OR_RETURN(report, GgufReport(flags.file));
   }
-  return WriteResult(
-      "", flags.json ? report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : ForPeople(report));
+  return WriteResult("", flags.json ? JsonText(report) : ForPeople(report));
 }
 
 }  // namespace

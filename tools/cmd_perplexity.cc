@@ -1,6 +1,5 @@
 // sinter perplexity: how well a model predicts a text. What is read and which positions count: tools/prompt.h; the
 // formulas: tools/divergence.h.
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_format.h"
 #include "base/status.h"
@@ -8,13 +7,12 @@
 #include "tools/compile_flags.h"
 #include "tools/console.h"
 #include "tools/divergence.h"
+#include "tools/json.h"
 #include "tools/language_model.h"
 #include "tools/prompt.h"
 
 namespace sinter {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct PerplexityFlags {
   std::string model, format = "md", command;
@@ -57,7 +55,7 @@ absl::Status Perplexity(PerplexityFlags& flags) {
                        {"nll", nll.mean()},
                        {"nll_error", nll.error()},
                        {"tokens_per_s", tokens_per_s}};
-    return WriteResult("", json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    return WriteResult("", JsonText(json));
   }
   return WriteResult(
       "", absl::StrFormat("| model | window | windows | positions | perplexity | error | nll | error | tokens/s |\n"

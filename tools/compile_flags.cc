@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "ir/text.h"
 #include "passes/plan_check.h"
@@ -260,7 +261,7 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
   options.check_each = flags.check_each;
   if (source.weights != nullptr) options.weights = MakeWeightReader(*source.weights);
   options.command = absl::StrCat("sinter opt --target=", TargetsFor(source, flags), " --precision=", flags.precision);
-  options.out = [](absl::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); };
+  options.out = [](absl::string_view text) { std::fputs(EscapedLines(text).c_str(), stderr); };
   ProgressLine progress;
   int64_t done = 0;
   options.progress = [&](absl::string_view pass) {
@@ -272,8 +273,10 @@ absl::StatusOr<std::vector<PassRecord>> RunPasses(Source& source, const CompileF
   if (!flags.explain.empty() && explanation.empty()) {
     explanation = absl::StrCat("no pass that ran has rule ", flags.explain, "\n");
   }
-  std::fputs(explanation.c_str(), stderr);
-  if (flags.stats || flags.time) std::fputs(FormatRecords(records, flags.time, flags.stats).c_str(), stderr);
+  std::fputs(EscapedLines(explanation).c_str(), stderr);
+  if (flags.stats || flags.time) {
+    std::fputs(EscapedLines(FormatRecords(records, flags.time, flags.stats)).c_str(), stderr);
+  }
   return records;
 }
 

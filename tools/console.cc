@@ -8,13 +8,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/escape.h"
 #include "base/file.h"
 
 namespace sinter {
 
 void Note(absl::string_view text) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
-  std::fprintf(stderr, "%ssinter: %.*s\n", terminal ? "\r\x1b[K" : "", static_cast<int>(text.size()), text.data());
+  const std::string shown = EscapedLines(text);
+  std::fprintf(stderr, "%ssinter: %s\n", terminal ? "\r\x1b[K" : "", shown.c_str());
 }
 
 absl::Status FlushStdout() {

@@ -10,7 +10,8 @@
 
 namespace sinter {
 
-// One line on stderr, after any progress line.
+// A message on stderr, after any progress line. Whatever it quotes of files, no control character comes through but
+// line ends (base/escape.h).
 void Note(absl::string_view text);
 
 // Writes a result to the file, whole or not at all, or to stdout when `path` is "".

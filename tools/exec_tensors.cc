@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/checked.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "passes/check_each.h"
 #include "runtime/workspace.h"
@@ -267,9 +268,10 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
       result.tensor.dims.push_back(dim.Evaluate(bound.data()));
       if (elems) elems = CheckedMul(*elems, result.tensor.dims.back());
     }
-    constexpr int64_t kMostElems = int64_t{1} << 31;  // the evaluator's limit too
-    if (!elems || *elems > kMostElems)
-      return absl::ResourceExhaustedError(absl::StrCat("result %", param.name, " is too large"));
+    if (!elems || limits::kEvaluatedElements.Exceeded(*elems)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("result %", param.name, " is too large: ", limits::kEvaluatedElements.Text()));
+    }
     result.tensor.values.resize(static_cast<size_t>(*elems));
     buffers.emplace_back(static_cast<size_t>(ElemBytes(result.tensor.dtype, *elems)));
   }

@@ -65,10 +65,10 @@ absl::StatusOr<Tensor> ParseNpy(absl::Span<const uint8_t> bytes, const std::stri
   absl::string_view magic, header;
   if (!reader.ReadText(kMagic.size(), &magic) || magic != kMagic) return bad(0, "not a .npy file of version 1.0");
   if (!reader.ReadPrefixedText<uint16_t>(&header)) return bad(reader.pos(), absl::StrCat("header: ", reader.Lack()));
+  const uint64_t data_at = reader.pos(), header_at = data_at - header.size();
   // Where a part of the header lies in the file.
   const auto place = [&](absl::string_view part) {
-    return reader.pos() - header.size() +
-           (part.data() == nullptr ? 0 : static_cast<uint64_t>(part.data() - header.data()));
+    return part.empty() ? header_at : header_at + static_cast<uint64_t>(part.data() - header.data());
   };
   for (absl::string_view key : {"descr", "fortran_order", "shape"}) {
     const absl::string_view value = ValueOf(header, key);
@@ -105,8 +105,8 @@ absl::StatusOr<Tensor> ParseNpy(absl::Span<const uint8_t> bytes, const std::stri
   const auto unit = static_cast<uint64_t>(Info(tensor.dtype).block_bytes);
   absl::Span<const uint8_t> data;
   if (!elems || !reader.ReadSpan(static_cast<uint64_t>(*elems), unit, &data) || reader.left() != 0) {
-    return bad(place(shape), absl::StrCat("the shape does not agree with the ",
-                                          bytes.size() - (place(header) + header.size()), " bytes of data"));
+    return bad(place(shape),
+               absl::StrCat("the shape does not agree with the ", bytes.size() - data_at, " bytes of data"));
   }
   tensor.values.resize(static_cast<size_t>(*elems));
   Decode(tensor.dtype, data.data(), absl::MakeSpan(tensor.values));
