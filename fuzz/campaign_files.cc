@@ -97,16 +97,6 @@ absl::StatusOr<CampaignFiles> CampaignFiles::Make(const std::string& folder, con
   return files;
 }
 
-std::vector<Case> CampaignFiles::Intact() const {
-  std::vector<Case> cases;
-  for (size_t i = 0; i < originals_.size(); ++i) {
-    for (const Way& way : Ways()) {
-      if (way.format == originals_[i].format) cases.push_back({i, way.verb, way.arguments, originals_[i].bytes});
-    }
-  }
-  return cases;
-}
-
 std::string CampaignFiles::Mutate(const Original& original, Verb verb, Dice& dice) const {
   const int64_t how = dice.Below(100);
   if (how < 10) return OddBytes(original.bytes, dice);

@@ -42,10 +42,8 @@ class CampaignFiles {
   static absl::StatusOr<CampaignFiles> Make(const std::string& folder, const Compile& compile);
 
   const std::vector<Original>& originals() const { return originals_; }
-  // Case number `i`; the same for an original as it is, to measure it (`intact`).
+  // Case number `i` of a seed.
   Case Draw(uint64_t seed, int64_t i) const;
-  // Every way in which Draw's cases give an original to the program: to measure each.
-  std::vector<Case> Intact() const;
 
  private:
   std::string Mutate(const Original& original, Verb verb, Dice& dice) const;
