@@ -7,6 +7,7 @@
 #include <cctype>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/utf8.h"
@@ -18,6 +19,7 @@ namespace sinter::fuzz {
 namespace {
 
 constexpr size_t kMostTokens = 40;
+constexpr absl::string_view kSpace = "\xe2\x96\x81";  // U+2581, which a space becomes
 
 // The bytes that Run reads in this order: flags, ids, tokens, text.
 class Writer {
@@ -102,10 +104,11 @@ std::string Decoded(const Tokenizer& tokenizer, absl::Span<const int32_t> ids, b
   return text;
 }
 
-// Whether the vocabulary prints what it encodes: each byte has a token of its own, and no token that encoding can give
-// prints anything but its text.
+// Whether the vocabulary prints what it encodes: each byte and U+2581 have tokens of their own, and no token that
+// encoding can give prints anything but its text.
 bool IsFaithful(const Tokenizer& tokenizer) {
   std::bitset<256> bytes;
+  bool space = false;
   const TokenizerData& data = tokenizer.data();
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     const auto type = static_cast<TokenType>(data.types[static_cast<size_t>(id)]);
@@ -114,8 +117,9 @@ bool IsFaithful(const Tokenizer& tokenizer) {
     } else if (type != TokenType::kNormal && !data.tokens[static_cast<size_t>(id)].empty()) {
       return false;
     }
+    space |= data.tokens[static_cast<size_t>(id)] == kSpace;
   }
-  return bytes.all();
+  return space && bytes.all();
 }
 
 void Run(Input input) {
@@ -134,9 +138,9 @@ void Run(Input input) {
     Expect(ids.size() <= 4 * text.size() + 8, "no more ids than the text has bytes, and a prefix for each piece");
     Expect(ids == tokenizer.Encode(text, special), "the same text gives the same ids");
     const std::string decoded = Decoded(tokenizer, ids, /*at_start=*/true);
-    // U+2581 in a text is a space to the vocabulary.
-    const std::string expected = absl::StrReplaceAll(text, {{"\u2581", " "}});
-    if (!special && IsUtf8(text) && IsFaithful(tokenizer)) {
+    // U+2581 in a text is a space to the vocabulary, and what spells a byte token may become that token.
+    const std::string expected = absl::StrReplaceAll(text, {{kSpace, " "}});
+    if (!special && IsUtf8(text) && !absl::StrContains(text, "<0x") && IsFaithful(tokenizer)) {
       Expect(decoded == expected, absl::StrCat("a text comes back: ", decoded, " for ", expected));
     }
   }
