@@ -86,6 +86,10 @@ std::vector<Seed> Seeds() {
   add("language_model", LanguageModel());
   add("everything", Everything());
   add("vocabulary", WithVocabulary());
+  // Found once: a module opened without a target was taken for one opened for inspection.
+  fbs::MetadataT no_target = LanguageModel();
+  no_target.images[0]->target = "";
+  add("image_without_target", no_target);
   return seeds;
 }
 
