@@ -164,6 +164,7 @@ class Checker {
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kImages, m_.images()->size()));
     std::unordered_set<absl::string_view, absl::Hash<absl::string_view>> targets;
     for (const fbs::Image* image : *m_.images()) {
+      if (image->target()->size() == 0) return Bad("an image has no target");
       const std::string place = absl::StrCat("image ", Quoted(ViewOf(image->target())), ": ");
       if (!targets.insert(ViewOf(image->target())).second) return Bad(place, "stands twice");
       if (absl::Status s = CheckImage(*image); !s.ok()) return Within(place, s);

@@ -352,6 +352,8 @@ TEST(ModuleFile, LyingMetadata) {
        "image \"b\": bytes [8192, +"},
       {"image size", CHANGE(m.images[0]->size = 4096), CHANGE(m.images[0]->size = UINT64_MAX),
        "image \"any\": bytes [0, +18446744073709551615) are past the code section's"},
+      {"image without a target", CHANGE(m.images[0]->target = "b"), CHANGE(m.images[0]->target = ""),
+       "an image has no target"},
       {"image twice", CHANGE(AddImage(m, "b", 4096)), CHANGE(AddImage(m, "any", 4096)), "image \"any\": stands twice"},
       {"entry point", CHANGE(m.images[0]->entry_points[1] = m.images[0]->size - 1),
        CHANGE(m.images[0]->entry_points[1] = 4095),

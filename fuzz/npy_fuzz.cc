@@ -1,0 +1,45 @@
+// Target npy: NumPy's arrays. What is read is whole and of the shape that it states.
+#include "absl/strings/str_cat.h"
+#include "fuzz/target.h"
+#include "tools/npy.h"
+
+namespace sinter::fuzz {
+
+std::vector<Seed> Seeds() {
+  const auto file = [](absl::string_view kind, absl::string_view shape, size_t bytes) {
+    const std::string header =
+        absl::StrCat("{'descr': '", kind, "', 'fortran_order': False, 'shape': ", shape, ", }\n");
+    return absl::StrCat(absl::string_view("\x93NUMPY\x01\x00", 8), std::string{static_cast<char>(header.size()), '\0'},
+                        header, std::string(bytes, '\x3f'));
+  };
+  return {{"f4", file("<f4", "(2, 3)", 24)}, {"f8", file("<f8", "(2,)", 16)},  {"f2", file("<f2", "()", 2)},
+          {"i1", file("|i1", "(3,)", 3)},    {"u1", file("|u1", "(0, 4)", 0)}, {"i4", file("<i4", "(1, 1, 1)", 4)},
+          {"i8", file("<i8", "(2,)", 16)},   {"b1", file("|b1", "(5,)", 5)}};
+}
+
+namespace {
+
+void Run(absl::Span<const uint8_t> bytes) {
+  const auto tensor = ParseNpy(bytes, "a.npy");
+  if (!tensor.ok()) {
+    Expect(absl::IsInvalidArgument(tensor.status()) && !tensor.status().message().empty(),
+           absl::StrCat("ParseNpy refuses with ", tensor.status().ToString()));
+    return;
+  }
+  int64_t elems = 1;
+  for (int64_t dim : tensor->dims) elems *= dim;
+  Expect(elems == tensor->elems(), "an array has the elements of its shape");
+  Expect(static_cast<size_t>(elems) <= bytes.size(), "an array has no more elements than its file has bytes");
+  double sum = 0;
+  for (double value : tensor->values) sum += value;
+  [[maybe_unused]] static volatile double sink;
+  sink = sum;
+}
+
+}  // namespace
+}  // namespace sinter::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  sinter::fuzz::Run({data, size});
+  return 0;
+}
