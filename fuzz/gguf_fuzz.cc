@@ -61,9 +61,11 @@ void ReadVocabulary(const Gguf& gguf) {
   if (!Accepted(data, "ReadTokenizerData")) return;
   const auto tokenizer = Tokenizer::Create(*std::move(data));
   if (!Accepted(tokenizer, "Tokenizer::Create")) return;
-  TokenStream stream(*tokenizer, /*at_start=*/true);
-  for (int32_t id : tokenizer->Encode("a\xff <s> aa", /*special=*/true)) Touch(stream.Append(id));
-  Touch(stream.Finish());
+  auto stream = TokenStream::Create(*tokenizer, /*at_start=*/true);
+  const auto ids = tokenizer->Encode("a\xff <s> aa", /*special=*/true);
+  if (!Accepted(stream, "TokenStream::Create") || !Accepted(ids, "Tokenizer::Encode")) return;
+  for (int32_t id : *ids) Touch(stream->Append(id));
+  Touch(stream->Finish());
 }
 
 void ReadWeights(const WeightSource& weights, const Gguf& gguf) {

@@ -147,7 +147,7 @@ void Run(absl::string_view bytes) {
   if (auto data = module->tokenizer(); data.ok()) {
     const auto tokenizer = Tokenizer::Create(*std::move(data));
     if (!tokenizer.ok()) ExpectRefusal(tokenizer.status(), "Tokenizer::Create");
-    if (tokenizer.ok()) tokenizer->Encode(" a\xff<s>", /*special=*/true);
+    if (tokenizer.ok()) Expect(tokenizer->Encode(" a\xff<s>", /*special=*/true).ok(), "any text can be encoded");
   }
   const auto workspace = Workspace::Open(module, 1);
   if (!workspace.ok()) ExpectRefusal(workspace.status(), "Workspace::Open");

@@ -91,7 +91,9 @@ TokenizerData Draw(Input& input) {
 }
 
 std::string Decoded(const Tokenizer& tokenizer, absl::Span<const int32_t> ids, bool at_start) {
-  TokenStream stream(tokenizer, at_start);
+  auto created = TokenStream::Create(tokenizer, at_start);
+  Expect(created.ok(), "a stream can be made");
+  TokenStream& stream = *created;
   std::string text;
   for (int32_t id : ids) {
     const absl::string_view part = stream.Append(id);
@@ -133,10 +135,12 @@ void Run(Input input) {
   const Tokenizer& tokenizer = *created;
   const absl::string_view text = input.Rest();
   for (bool special : {false, true}) {
-    const std::vector<int32_t> ids = tokenizer.Encode(text, special);
+    const auto encoded = tokenizer.Encode(text, special);
+    Expect(encoded.ok(), "any text can be encoded");
+    const std::vector<int32_t>& ids = *encoded;
     for (int32_t id : ids) Expect(id >= 0 && id < tokenizer.vocab_size(), "an id is of the vocabulary");
     Expect(ids.size() <= 4 * text.size() + 8, "no more ids than the text has bytes, and a prefix for each piece");
-    Expect(ids == tokenizer.Encode(text, special), "the same text gives the same ids");
+    Expect(ids == *tokenizer.Encode(text, special), "the same text gives the same ids");
     const std::string decoded = Decoded(tokenizer, ids, /*at_start=*/true);
     // U+2581 in a text is a space to the vocabulary, and what spells a byte token may become that token.
     const std::string expected = absl::StrReplaceAll(text, {{kSpace, " "}});
