@@ -163,15 +163,16 @@ absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, Durabilit
   file.path_ = file.place_ = path;
   file.durability_ = durability;
   if (path.empty()) {
+    file.path_ = "memory file";
     file.fd_ = memfd_create("sinter", MFD_CLOEXEC);
     if (file.fd_ >= 0) return file;
-    return absl::ResourceExhaustedError(absl::StrCat("memory file: cannot create: ", Reason()));
+    return absl::ResourceExhaustedError(absl::StrCat(file.path_, ": cannot create: ", Reason()));
   }
   struct stat info;
   if (stat(path.c_str(), &info) == 0) {
     if (!S_ISREG(info.st_mode)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": not a regular file, and nothing else is replaced by one; give another name"));
+      return absl::NotFoundError(absl::StrCat(
+          path, ": cannot create: not a regular file, and nothing else is replaced by one; give another name"));
     }
     if (char* const place = realpath(path.c_str(), nullptr)) {
       file.place_ = place;

@@ -30,7 +30,8 @@ class Input {
   size_t Below(size_t n) { return Any<uint16_t>() % n; }
   // Up to `most` bytes.
   absl::string_view Text(size_t most) {
-    const size_t size = std::min(Below(most + 1), rest_.size());
+    const size_t wanted = Below(most + 1);  // takes bytes itself
+    const size_t size = std::min(wanted, rest_.size());
     const absl::string_view text = rest_.substr(0, size);
     rest_.remove_prefix(size);
     return text;

@@ -45,10 +45,10 @@ TEST_F(CliMemory, EveryVerbRefusesWhatDoesNotFit) {
   for (const std::string arguments :
        {"run m.gguf --ctx=1000000 -p abc -n 2 -t 1", "run m.gguf --no-cache --ctx=1000000 -p abc -n 2 -t 1",
         "bench m.gguf --ctx=1000000 -p 4 -n 4 -r 1 -t 1", "perplexity m.gguf --ctx=1000000 -p abcabcabc -t 1",
-        "compare m.gguf --ctx=1000000 -p abcabcabc -t 1", "run m.sinter -p abc -n 2 -t 1",
+        "compare m.gguf --b-flags=--precision=exact --ctx=1000000 -p abcabcabc -t 1", "run m.sinter -p abc -n 2 -t 1",
         "bench m.sinter -p 4 -n 4 -r 1 -t 1",
-        "exec m.sinter --input ids=@i.npy --input positions=@i.npy"
-        " --input rows=@i.npy"}) {
+        "exec m.sinter --input ids=@i.npy --input pos=@i.npy"
+        " --input rows=@i.npy --dim P=0"}) {
     Tensor ids;
     ids.dtype = DType::kI32;
     ids.dims = {1};

@@ -148,7 +148,7 @@ TEST_F(ExecSafety, AResultThatIsTooLarge) {
   inputs_.clear();
   Count("a", {100000, 1});
   Count("b", {1, 100000});
-  ExpectFailure(ExecText(text), 6, "result %c is too large");
+  ExpectFailure(ExecText(text), 6, "results 120.00 GB");
 }
 
 // A tile of shape dot walks a matrix whose rows are contiguous, one of shape outer one whose columns are.
