@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <iterator>
 #include <new>
 
@@ -121,20 +120,12 @@ void LostPage(int signal, siginfo_t* info, void*) {
   _exit(kBadFile);
 }
 
-void Terminate() {
-  const std::exception_ptr current = std::current_exception();
-  if (current != nullptr) {
-    try {
-      std::rethrow_exception(current);
-    } catch (const std::bad_alloc&) {
-      RemoveTemporaryFiles();
-      BeginLine();
-      Say("sinter: error: out of memory\n");
-      _exit(kOutOfMemory);
-    } catch (...) {
-    }
-  }
-  std::abort();
+// Of operator new. Nothing is unwound: Abseil's hash tables, which the compiler is full of, do not survive that.
+void NoMemory() {
+  RemoveTemporaryFiles();
+  BeginLine();
+  Say("sinter: error: out of memory\n");
+  _exit(kOutOfMemory);
 }
 
 void TakeStreams() {
@@ -164,7 +155,7 @@ void TakeSignals() {
   action.sa_sigaction = LostPage;
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGBUS, &action, nullptr);
-  std::set_terminate(Terminate);
+  std::set_new_handler(NoMemory);
 }
 
 }  // namespace sinter
