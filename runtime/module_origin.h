@@ -16,8 +16,8 @@ struct ModuleOrigin {
   std::string producer;  // "sinter 0.1.0"
   std::string command;   // that made it
 };
-// Nothing when checksums of header or metadata do not match, or the fields are not there: then the version itself may be
-// damage. Whatever the file says of itself may be a lie.
+// Nothing when checksums of header or metadata do not match, or the fields are not there: then the version itself may
+// be damage. Whatever the file says of itself may be a lie.
 std::optional<ModuleOrigin> OriginOf(absl::Span<const uint8_t> file);
 
 }  // namespace sinter

@@ -279,7 +279,8 @@ TEST_F(DimsTest, TypesHaveSizes) {
   EXPECT_TRUE(MaxElems({DType::kQ4_0, {T, DimExpr(32) * T}}, table_).ok());
   EXPECT_THAT(MaxElems({DType::kF32, {int64_t{1} << 40, int64_t{1} << 40}}, table_).status().message(),
               HasSubstr("the limit \"tensor"));
-  EXPECT_THAT(MaxBytes({DType::kF64, {int64_t{1} << 61}}, table_).status().message(), HasSubstr("too many bytes: the limit \"tensor"));
+  EXPECT_THAT(MaxBytes({DType::kF64, {int64_t{1} << 61}}, table_).status().message(),
+              HasSubstr("too many bytes: the limit \"tensor"));
   EXPECT_EQ(*MaxElems({DType::kF32, {int64_t{1} << 40, int64_t{1} << 40, 0}}, table_), 0);
   EXPECT_FALSE(MaxElems({DType::kF32, {DimExpr::Poison()}}, table_).ok());
 }

@@ -84,9 +84,10 @@ TEST(ModuleFile, MagicAndVersions) {
   bytes = Good();
   bytes[offsetof(FileHeader, format_version)] = 9;
   Reseal(bytes);
-  EXPECT_EQ(Message(OpenBytes(bytes).status()),
-            "FAILED_PRECONDITION m.sinter: header: format version 9 of test, this program reads version 2; make the module "
-            "anew with: sinter compile model.gguf -o m.sinter");
+  EXPECT_EQ(
+      Message(OpenBytes(bytes).status()),
+      "FAILED_PRECONDITION m.sinter: header: format version 9 of test, this program reads version 2; make the module "
+      "anew with: sinter compile model.gguf -o m.sinter");
   bytes = Good();
   bytes[offsetof(FileHeader, abi_version)] = 7;
   Reseal(bytes);
