@@ -20,6 +20,11 @@ const std::string kSinter = SINTER_BINARY;
 class CliMemory : public testing::Test {
  protected:
   CliMemory() { WriteAll(folder_ / "m.gguf", MakeTinyModel({.seed = 38}).File()); }
+  void SetUp() override {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "the shadow memory of a sanitizer counts as memory of the process";
+#endif
+  }
   // With so many kilobytes of writable memory.
   CliResult Limited(int64_t kilobytes, const std::string& arguments) {
     return Spawn(folder_, {"/bin/sh", "-c", absl::StrCat("ulimit -d ", kilobytes, "; exec ", kSinter, " ", arguments)});
