@@ -60,9 +60,9 @@ void Run(Input input) {
   }
   std::vector<float> logits(static_cast<size_t>(size));
   for (float& logit : logits) logit = input.Any<float>();
-  const bool any = std::any_of(logits.begin(), logits.end(), [](float logit) { return !std::isnan(logit); });
   // A penalty can turn an infinite logit into none: 0 * inf does not occur, inf / inf does not either.
   for (size_t step = 0; step < kMostSteps && !input.empty(); ++step) {
+    const bool any = std::any_of(logits.begin(), logits.end(), [](float logit) { return !std::isnan(logit); });
     const int32_t id = sampler->Sample(logits);
     Expect(id >= 0 && id < size, "the id is of the vocabulary");
     Expect(!any || !std::isnan(logits[static_cast<size_t>(id)]), "an id whose logit is NaN is not picked");
