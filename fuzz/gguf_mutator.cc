@@ -72,35 +72,47 @@ void MutateType(GgufImage::Key& key, Dice& dice) {
   }
 }
 
-void MutateKeys(GgufImage& image, absl::Span<const GgufImage> donors, Dice& dice) {
-  if (image.keys.empty() || dice.Chance(8)) {
-    const GgufImage& donor = dice.Pick(donors);
-    if (!donor.keys.empty()) image.keys.push_back(dice.Pick(donor.keys));
-    return;
+// Adds a record of another file, takes one away, or copies, swaps or renames one; otherwise gives the one whose own
+// fields are to be changed.
+template <typename Record>
+Record* MutateRecords(std::vector<Record>& records, const std::vector<Record>& donated, Dice& dice) {
+  if (records.empty() || dice.Chance(8)) {
+    if (!donated.empty()) records.push_back(dice.Pick(donated));
+    return nullptr;
   }
-  GgufImage::Key& key = dice.Pick(image.keys);
+  Record& record = dice.Pick(records);
   switch (dice.Below(10)) {
     case 0:
-      image.keys.erase(image.keys.begin() + (&key - image.keys.data()));
-      break;
+      records.erase(records.begin() + (&record - records.data()));
+      return nullptr;
     case 1: {
-      GgufImage::Key copy = key;
-      image.keys.push_back(std::move(copy));
-      break;
+      Record copy = record;
+      records.push_back(std::move(copy));
+      return nullptr;
     }
     case 2:
-      std::swap(key, dice.Pick(image.keys));
-      break;
+      std::swap(record, dice.Pick(records));
+      return nullptr;
     case 3:
-      key.name = dice.Chance(50) ? OddText(key.name, dice) : dice.Pick(image.keys).name;
-      break;
-    case 4:
+      record.name = dice.Chance(50) ? OddText(record.name, dice) : dice.Pick(records).name;
+      return nullptr;
+    default:
+      return &record;
+  }
+}
+
+void MutateKeys(GgufImage& image, absl::Span<const GgufImage> donors, Dice& dice) {
+  GgufImage::Key* const chosen = MutateRecords(image.keys, dice.Pick(donors).keys, dice);
+  if (chosen == nullptr) return;
+  GgufImage::Key& key = *chosen;
+  switch (dice.Below(6)) {
+    case 0:
       MutateType(key, dice);
       break;
-    case 5:
+    case 1:
       key.stated_length = OddInteger(dice);
       break;
-    case 6:
+    case 2:
       if (dice.Chance(30))
         image.keys.insert(image.keys.begin(),
                           {"general.alignment", 4, false, {BytesOf(uint32_t{1} << dice.Below(32))}});
@@ -132,36 +144,19 @@ void MutateDims(GgufImage::Tensor& tensor, Dice& dice) {
 }
 
 void MutateTensors(GgufImage& image, absl::Span<const GgufImage> donors, Dice& dice) {
-  if (image.tensors.empty() || dice.Chance(8)) {
-    const GgufImage& donor = dice.Pick(donors);
-    if (!donor.tensors.empty()) image.tensors.push_back(dice.Pick(donor.tensors));
-    return;
-  }
-  GgufImage::Tensor& tensor = dice.Pick(image.tensors);
-  switch (dice.Below(10)) {
+  GgufImage::Tensor* const chosen = MutateRecords(image.tensors, dice.Pick(donors).tensors, dice);
+  if (chosen == nullptr) return;
+  GgufImage::Tensor& tensor = *chosen;
+  switch (dice.Below(6)) {
     case 0:
-      image.tensors.erase(image.tensors.begin() + (&tensor - image.tensors.data()));
-      return;
-    case 1: {
-      GgufImage::Tensor copy = tensor;
-      image.tensors.push_back(std::move(copy));
-      return;
-    }
-    case 2:
-      std::swap(tensor, dice.Pick(image.tensors));
-      return;
-    case 3:
-      tensor.name = dice.Chance(50) ? OddText(tensor.name, dice) : dice.Pick(image.tensors).name;
-      return;
-    case 4:
       tensor.type = static_cast<uint32_t>(dice.Below(45));
       break;
-    case 5:
+    case 1:
       tensor.stated_offset =
           dice.Chance(50) ? static_cast<uint64_t>(dice.Below(64)) * image.Alignment() : OddInteger(dice);
       return;
-    case 6:
-    case 7:
+    case 2:
+    case 3:
       MutateDims(tensor, dice);
       break;
     default:

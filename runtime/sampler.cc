@@ -45,8 +45,8 @@ double Weight(float logit, float largest, double temperature) {
 
 absl::StatusOr<Sampler> Sampler::Create(const SamplerOptions& o, int32_t vocab_size) {
   return WithoutExceptions("making a sampler", [&]() -> absl::StatusOr<Sampler> {
-    auto refuse = [](const char* name, auto value, const char* expected) {
-      return absl::OutOfRangeError(absl::StrCat(name, " is ", value, ", expected ", expected));
+    auto refuse = [](const char* name, auto value, const auto&... expected) {
+      return absl::OutOfRangeError(absl::StrCat(name, " is ", value, ", expected ", expected...));
     };
     if (vocab_size < 1) return refuse("the vocabulary's size", vocab_size, "1 or more");
     if (!std::isfinite(o.temperature)) return refuse("the temperature", o.temperature, "a finite number");
@@ -57,7 +57,7 @@ absl::StatusOr<Sampler> Sampler::Create(const SamplerOptions& o, int32_t vocab_s
       return refuse("the repetition penalty", o.repeat_penalty, "a finite number above 0 (1: off)");
     }
     if (o.repeat_last_n < 0 || limits::kRepeatTokens.Exceeded(o.repeat_last_n)) {
-      return refuse("repeat-last-n", o.repeat_last_n, "0 (off) to 1048576");
+      return refuse("repeat-last-n", o.repeat_last_n, "0 (off) to ", limits::kRepeatTokens.most);
     }
     return Sampler(o, vocab_size);
   });

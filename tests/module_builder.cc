@@ -272,6 +272,12 @@ fbs::EntryT LanguageModelEntry() {
                       {{fbs::Space_Input, 1}, {fbs::Space_Input, 2}, {fbs::Space_State, 0}, {fbs::Space_Output, 0}})));
 }
 
+fbs::MetadataT LanguageModel() {
+  fbs::MetadataT m = BaseMetadata();
+  m.entries.push_back(std::make_unique<fbs::EntryT>(LanguageModelEntry()));
+  return m;
+}
+
 namespace {
 
 std::vector<uint8_t> ReadBack(const OutputFile& file) {

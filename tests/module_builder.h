@@ -54,6 +54,8 @@ fbs::MetadataT BaseMetadata();
 inline constexpr int64_t kVocabulary = 7, kContext = 256, kMostTokens = 64;
 // Entry `main` of a language model whose next token is decided by the sum of all ids so far.
 fbs::EntryT LanguageModelEntry();
+// BaseMetadata with that entry.
+fbs::MetadataT LanguageModel();
 
 // The file's bytes as ModuleWriter makes them. The code section holds TestCode twice, at 0 and at kModulePage; the
 // weights are 64 floats 0, 1, 2 ...

@@ -17,11 +17,11 @@
 namespace sinter {
 namespace {
 
-using testing::BaseMetadata;
 using testing::Factor;
 using ::testing::HasSubstr;
 using testing::kP;
 using testing::kT;
+using testing::LanguageModel;
 using testing::LanguageModelEntry;
 using testing::List;
 using testing::ModuleBytes;
@@ -30,12 +30,6 @@ using testing::OpenBytes;
 using testing::Reseal;
 using ::testing::StartsWith;
 using testing::Symbol;
-
-fbs::MetadataT LanguageModel() {
-  fbs::MetadataT m = BaseMetadata();
-  m.entries.push_back(std::make_unique<fbs::EntryT>(LanguageModelEntry()));
-  return m;
-}
 
 FileHeader HeaderOf(const std::vector<uint8_t>& bytes) {
   FileHeader header;

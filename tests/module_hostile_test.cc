@@ -21,9 +21,9 @@ namespace sinter {
 namespace {
 
 using ::testing::AnyOf;
-using testing::BaseMetadata;
 using ::testing::HasSubstr;
 using testing::kT;
+using testing::LanguageModel;
 using testing::LanguageModelEntry;
 using testing::ModuleBytes;
 using testing::Number;
@@ -31,12 +31,6 @@ using testing::OpenBytes;
 using testing::Reseal;
 using ::testing::StartsWith;
 using testing::Symbol;
-
-fbs::MetadataT LanguageModel() {
-  fbs::MetadataT m = BaseMetadata();
-  m.entries.push_back(std::make_unique<fbs::EntryT>(LanguageModelEntry()));
-  return m;
-}
 
 std::vector<uint64_t> Edges() {
   std::vector<uint64_t> edges;
