@@ -27,8 +27,7 @@ using testing::State;
 using testing::Symbol;
 
 fbs::MetadataT LanguageModel() {
-  fbs::MetadataT m = testing::BaseMetadata();
-  m.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::MetadataT m = testing::LanguageModel();
   return m;
 }
 

@@ -78,8 +78,7 @@ TEST(Mutators, ManyTextsAreModulesAndManyAreNot) {
 }
 
 std::string Module() {
-  fbs::MetadataT m = testing::BaseMetadata();
-  m.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::MetadataT m = testing::LanguageModel();
   m.tokenizer = std::make_unique<fbs::TokenizerT>();
   m.tokenizer->model = "llama";
   m.tokenizer->tokens = {"<unk>", "a"};

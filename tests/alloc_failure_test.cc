@@ -53,8 +53,7 @@ using testing::List;
 
 // The language model of module_builder.h with a vocabulary: unk, a to d, an accented letter, end.
 std::vector<uint8_t> ModuleWithText() {
-  fbs::MetadataT metadata = testing::BaseMetadata();
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::MetadataT metadata = testing::LanguageModel();
   fbs::TokenizerT vocabulary;
   vocabulary.model = "llama";
   vocabulary.tokens = {"<unk>", "a", "b", "c", "d", "\xc3\xa9", "</s>"};

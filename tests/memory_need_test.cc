@@ -164,8 +164,7 @@ int64_t MappedBytes() {
 
 // The figures are those of what is mapped, to a page a mapping and what the heap takes.
 TEST(Need, IsWhatOpeningMaps) {
-  fbs::MetadataT metadata = testing::BaseMetadata();
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::MetadataT metadata = testing::LanguageModel();
   metadata.arena_bytes = int64_t{64} << 20;
   metadata.thread_bytes = int64_t{32} << 20;
   metadata.images[0]->scratch_bytes = int64_t{16} << 20;

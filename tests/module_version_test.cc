@@ -21,8 +21,7 @@ using testing::OpenBytes;
 constexpr char kCommand[] = "sinter compile old.gguf --ctx=512 -o old.sinter";
 
 fbs::MetadataT Metadata() {
-  fbs::MetadataT metadata = BaseMetadata();
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::MetadataT metadata = testing::LanguageModel();
   metadata.producer = "sinter 0.0.1";
   metadata.command = kCommand;
   return metadata;

@@ -17,8 +17,7 @@ namespace sinter {
 namespace {
 
 std::shared_ptr<const CompiledModule> OpenModule() {
-  fbs::MetadataT metadata = testing::BaseMetadata();
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::MetadataT metadata = testing::LanguageModel();
   return *testing::OpenBytes(testing::ModuleBytes(metadata));
 }
 

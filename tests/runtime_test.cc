@@ -48,8 +48,7 @@ Module OpenOrDie(const fbs::MetadataT& metadata) {
 }
 
 fbs::MetadataT LanguageModel() {
-  fbs::MetadataT metadata = BaseMetadata();
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(LanguageModelEntry()));
+  fbs::MetadataT metadata = testing::LanguageModel();
   return metadata;
 }
 

@@ -24,8 +24,7 @@ using testing::kMostTokens;
 using testing::kVocabulary;
 
 std::shared_ptr<const CompiledModule> OpenModule() {
-  fbs::MetadataT metadata = testing::BaseMetadata();
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+  fbs::MetadataT metadata = testing::LanguageModel();
   return *testing::OpenBytes(testing::ModuleBytes(metadata));
 }
 
@@ -102,8 +101,7 @@ TEST(RuntimeThreads, SequencesWanderBetweenWorkspaces) {
 
 TEST(RuntimeThreads, ModulesOpenedAndClosedWhileOthersRun) {
   const std::vector<uint8_t> bytes = [] {
-    fbs::MetadataT metadata = testing::BaseMetadata();
-    metadata.entries.push_back(std::make_unique<fbs::EntryT>(testing::LanguageModelEntry()));
+    fbs::MetadataT metadata = testing::LanguageModel();
     return testing::ModuleBytes(metadata);
   }();
   std::vector<std::thread> workers;
