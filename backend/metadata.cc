@@ -169,7 +169,7 @@ absl::StatusOr<std::unique_ptr<fbs::EntryT>> EntryOf(const Graph& graph, const K
 std::unique_ptr<fbs::TokenizerT> TokenizerOf(const TokenizerData& data) {
   auto out = std::make_unique<fbs::TokenizerT>();
   out->model = data.kind;
-  out->tokens = data.tokens;
+  for (size_t i = 0; i < data.tokens.size(); ++i) out->tokens.emplace_back(data.tokens[i]);
   out->scores = data.scores;
   out->types = data.types;
   out->bos = data.bos.value_or(-1);

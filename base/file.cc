@@ -50,11 +50,11 @@ absl::Status WriteAll(int fd, const std::string& path, absl::string_view bytes) 
 
 // The temporary files that exist, where a signal handler can read them: no lock, and no memory that comes and goes.
 struct Temporary {
-  std::atomic<bool> taken;
-  std::atomic<bool> named;
-  char path[PATH_MAX];
+  std::atomic<bool> taken = false;
+  std::atomic<bool> named = false;
+  char path[PATH_MAX] = {};
 };
-std::array<Temporary, 64> temporaries;
+constinit std::array<Temporary, 64> temporaries;  // touched when it is used, not when the program starts
 
 // Makes an empty file "PLACE.XXXXXX" and returns its index in the table; -1, with errno, when it cannot.
 int CreateTemporary(const std::string& place, int* fd) {

@@ -49,7 +49,7 @@ absl::StatusOr<TokenizerData> ReadTokenizerData(const Gguf& gguf) {
   }
   SINTER_ASSIGN_OR_RETURN(const std::vector<absl::string_view> tokens, gguf.GetStringArray(kTokens));
   if (tokens.empty()) return gguf.KeyError(kTokens, "no tokens");
-  for (absl::string_view token : tokens) data.tokens.emplace_back(token);
+  for (absl::string_view token : tokens) data.tokens.push_back(token);
   // Before an array is decoded: it may be many times larger than the vocabulary.
   auto check_size = [&](absl::string_view key) {
     const uint64_t size = gguf.FindKey(key)->count;

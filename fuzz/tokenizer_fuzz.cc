@@ -2,13 +2,12 @@
 //
 // Whatever Create accepts encodes any text to ids of the vocabulary and decodes any ids to valid UTF-8; a vocabulary
 // that has every byte gives back any text that is valid UTF-8.
-#include <algorithm>
 #include <bitset>
-#include <cctype>
 #include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "base/utf8.h"
 #include "fuzz/input.h"
@@ -70,7 +69,7 @@ TokenizerData Draw(Input& input) {
   const size_t tokens = input.Below(kMostTokens);
   for (size_t i = 0; i < tokens; ++i) {
     const auto kind = input.Any<uint8_t>();
-    data.tokens.emplace_back(input.Text(24));
+    data.tokens.push_back(input.Text(24));
     data.types.push_back(static_cast<int32_t>(input.Any<int8_t>()));
     data.scores.push_back(input.Any<float>());
     if (kind == 1) data.end_ids.push_back(data.types.back());
@@ -78,9 +77,7 @@ TokenizerData Draw(Input& input) {
   // Every byte in a few bytes of input.
   if ((flags & 32) != 0) {
     for (int byte = 0; byte < 256; ++byte) {
-      data.tokens.push_back(absl::StrCat("<0x", absl::Hex(byte, absl::kZeroPad2), ">"));
-      std::transform(data.tokens.back().begin() + 3, data.tokens.back().begin() + 5, data.tokens.back().begin() + 3,
-                     [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+      data.tokens.push_back(absl::StrFormat("<0x%02X>", byte));
       data.types.push_back(static_cast<int32_t>(TokenType::kByte));
       data.scores.push_back(0);
     }

@@ -164,8 +164,10 @@ absl::StatusOr<TokenizerData> CompiledModule::tokenizer() const {
     TokenizerData data;
     data.kind = std::string(ViewOf(t->model()));
     if (t->tokens() != nullptr) {
-      data.tokens.reserve(t->tokens()->size());
-      for (const flatbuffers::String* token : *t->tokens()) data.tokens.emplace_back(ViewOf(token));
+      size_t bytes = 0;
+      for (const flatbuffers::String* token : *t->tokens()) bytes += token->size();
+      data.tokens.reserve(t->tokens()->size(), bytes);
+      for (const flatbuffers::String* token : *t->tokens()) data.tokens.push_back(ViewOf(token));
     }
     if (t->scores() != nullptr) data.scores.assign(t->scores()->begin(), t->scores()->end());
     if (t->types() != nullptr) data.types.assign(t->types()->begin(), t->types()->end());

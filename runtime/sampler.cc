@@ -63,11 +63,11 @@ absl::StatusOr<Sampler> Sampler::Create(const SamplerOptions& o, int32_t vocab_s
   });
 }
 
-Sampler::Sampler(const SamplerOptions& options, int32_t vocab_size)
-    : options_(options), all_(static_cast<size_t>(vocab_size)) {
+Sampler::Sampler(const SamplerOptions& options, int32_t vocab_size) : options_(options), vocab_size_(vocab_size) {
+  if (options_.temperature > 0) all_.resize(static_cast<size_t>(vocab_size));
   if (options_.repeat_penalty != 1 && options_.repeat_last_n > 0) {
     recent_.resize(static_cast<size_t>(options_.repeat_last_n));
-    recent_count_.resize(all_.size());
+    recent_count_.resize(static_cast<size_t>(vocab_size));
   }
   uint64_t x = options_.seed;  // splitmix64
   for (uint64_t& word : state_) {
@@ -91,7 +91,7 @@ uint64_t Sampler::Random() {  // xoshiro256**
 }
 
 void Sampler::Accept(int32_t id) {
-  if (recent_.empty() || id < 0 || static_cast<size_t>(id) >= all_.size()) return;
+  if (recent_.empty() || id < 0 || id >= vocab_size_) return;
   int32_t& slot = recent_[num_accepted_ % recent_.size()];
   if (num_accepted_ >= recent_.size()) --recent_count_[static_cast<size_t>(slot)];
   slot = id;
@@ -110,7 +110,7 @@ float Sampler::Penalized(float logit, int32_t id) const {
 }
 
 int32_t Sampler::Sample(absl::Span<const float> logits) {
-  assert(logits.size() == all_.size());
+  assert(logits.size() == static_cast<size_t>(vocab_size_));
   if (options_.temperature <= 0) return Largest(logits);
   size_t count = 0;
   for (size_t i = 0; i < logits.size(); ++i) {

@@ -61,7 +61,8 @@ class Sampler {
   uint64_t Random();
 
   SamplerOptions options_;
-  std::vector<Candidate> all_;        // vocab_size
+  int32_t vocab_size_;
+  std::vector<Candidate> all_;        // vocab_size; empty when the largest is always taken
   absl::Span<Candidate> candidates_;  // what is left of all_
   std::vector<int32_t> recent_;       // a ring of the last accepted ids
   size_t num_accepted_ = 0;

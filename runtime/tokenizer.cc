@@ -9,6 +9,7 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/escape.h"
@@ -71,8 +72,10 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
 
     data.scores.resize(size, 0.0f);
     if (data.types.empty()) {
-      for (const std::string& token : data.tokens) {
-        data.types.push_back(static_cast<int32_t>(ByteOf(token) < 0 ? TokenType::kNormal : TokenType::kByte));
+      data.types.reserve(size);
+      for (size_t i = 0; i < size; ++i) {
+        const bool byte = ByteOf(data.tokens[i]) >= 0;
+        data.types.push_back(static_cast<int32_t>(byte ? TokenType::kByte : TokenType::kNormal));
       }
       if (data.unk) data.types[static_cast<size_t>(*data.unk)] = static_cast<int32_t>(TokenType::kUnknown);
       for (std::optional<int32_t> id : {data.bos, data.eos}) {
@@ -82,6 +85,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
 
     Tokenizer t;
     t.data_ = std::move(data);
+    t.pieces_.reserve(size, t.data_.tokens.bytes());
     t.slots_.assign(std::bit_ceil(2 * size), -1);  // half of them free, so that searches are short
     for (int32_t id = 0; id < t.vocab_size(); ++id) {
       const absl::string_view token = t.data_.tokens[static_cast<size_t>(id)];
@@ -110,13 +114,8 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
           t.special_starts_.set(static_cast<uint8_t>(token[0]));
         }
       }
-      t.piece_begins_.push_back(t.pieces_.size());
-      if (t.type(id) == TokenType::kByte) t.pieces_.push_back(static_cast<char>(ByteOf(token)));
-      if (t.type(id) == TokenType::kUserDefined) absl::StrAppend(&t.pieces_, token);
-      if (t.type(id) == TokenType::kNormal) absl::StrAppend(&t.pieces_, absl::StrReplaceAll(token, {{kSpace, " "}}));
-      t.max_piece_bytes_ = std::max(t.max_piece_bytes_, t.pieces_.size() - t.piece_begins_.back());
+      t.AddPiece(token, t.type(id));
     }
-    t.piece_begins_.push_back(t.pieces_.size());
     std::sort(t.special_sizes_.rbegin(), t.special_sizes_.rend());
     t.special_sizes_.erase(std::unique(t.special_sizes_.begin(), t.special_sizes_.end()), t.special_sizes_.end());
 
@@ -138,10 +137,16 @@ size_t Tokenizer::SlotOf(absl::string_view text) const {
   return slot;
 }
 
-absl::string_view Tokenizer::Piece(int32_t id) const {
-  if (id < 0 || id >= vocab_size()) return {};
-  const size_t begin = piece_begins_[static_cast<size_t>(id)], end = piece_begins_[static_cast<size_t>(id) + 1];
-  return absl::string_view(pieces_).substr(begin, end - begin);
+void Tokenizer::AddPiece(absl::string_view token, TokenType type) {
+  if (type == TokenType::kByte) {
+    const char byte = static_cast<char>(ByteOf(token));
+    pieces_.push_back({&byte, 1});
+  } else if (type == TokenType::kNormal && absl::StrContains(token, kSpace)) {
+    pieces_.push_back(absl::StrReplaceAll(token, {{kSpace, " "}}));
+  } else {
+    pieces_.push_back(type == TokenType::kNormal || type == TokenType::kUserDefined ? token : absl::string_view());
+  }
+  max_piece_bytes_ = std::max(max_piece_bytes_, pieces_[pieces_.size() - 1].size());
 }
 
 // Step 1. A later match is never longer than an earlier one, so it overlaps one exactly when its first or last byte is

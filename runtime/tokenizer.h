@@ -25,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "base/text_list.h"
 
 namespace sinter {
 
@@ -34,7 +35,7 @@ enum class TokenType : int32_t { kUndefined, kNormal, kUnknown, kControl, kUserD
 // A vocabulary as a file states it.
 struct TokenizerData {
   std::string kind;  // "none": no vocabulary
-  std::vector<std::string> tokens;
+  TextList tokens;
   std::vector<float> scores;   // empty: all equal
   std::vector<int32_t> types;  // TokenType; empty: byte and special tokens are known by their text and id
   std::optional<int32_t> bos, eos, unk;
@@ -59,7 +60,9 @@ class Tokenizer {
   const TokenizerData& data() const { return data_; }
   bool IsEnd(int32_t id) const { return data_.IsEnd(id); }
   // The bytes that a token prints: none for control, unknown and unused tokens and for ids out of range.
-  absl::string_view Piece(int32_t id) const;
+  absl::string_view Piece(int32_t id) const {
+    return id < 0 || id >= vocab_size() ? absl::string_view() : pieces_[static_cast<size_t>(id)];
+  }
   size_t max_piece_bytes() const { return max_piece_bytes_; }
 
  private:
@@ -71,6 +74,7 @@ class Tokenizer {
   Tokenizer() = default;
   std::vector<Fragment> Split(absl::string_view text, bool special) const;
   void EncodeText(absl::string_view text, std::vector<int32_t>& ids) const;
+  void AddPiece(absl::string_view token, TokenType type);
   TokenType type(int32_t id) const { return static_cast<TokenType>(data_.types[static_cast<size_t>(id)]); }
   // The place of a token's id in slots_, or the free one where it would stand.
   size_t SlotOf(absl::string_view text) const;
@@ -80,8 +84,7 @@ class Tokenizer {
   std::vector<int32_t> slots_;  // a hash table of ids by their text: a power of two of places, -1 where free
   size_t max_token_bytes_ = 0, max_piece_bytes_ = 0;
   int32_t byte_ids_[256];
-  std::string pieces_;                 // what all tokens print, joined
-  std::vector<size_t> piece_begins_;   // vocab_size + 1
+  TextList pieces_;                    // what each token prints
   std::vector<size_t> special_sizes_;  // distinct lengths in bytes of the tokens of step 1, longest first
   std::bitset<256> special_starts_;    // their first bytes
 };

@@ -58,10 +58,16 @@ void AddToken(TokenizerData& data, const std::string& token, TokenType type) {
   data.types.push_back(static_cast<int32_t>(type));
 }
 
+void Replace(TextList& texts, size_t i, absl::string_view text) {
+  TextList changed;
+  for (size_t j = 0; j < texts.size(); ++j) changed.push_back(j == i ? text : texts[j]);
+  texts = changed;
+}
+
 std::vector<std::string> Texts(const Tokenizer& t, const std::vector<int32_t>& ids) {
   std::vector<std::string> texts;
   texts.reserve(ids.size());
-  for (int32_t id : ids) texts.push_back(t.data().tokens[static_cast<size_t>(id)]);
+  for (int32_t id : ids) texts.emplace_back(t.data().tokens[static_cast<size_t>(id)]);
   return texts;
 }
 
@@ -292,22 +298,22 @@ TEST(Tokenizer, CreateRefusesWhatContradictsItself) {
   expect([](TokenizerData& d) { d.types[4] = -1; }, invalid, "token 4 \"<0x01>\" has type -1, expected 0 to 6");
   for (const char* bad : {"<0x-1>", "<0x1>", "<0x1G>", "<0xG0>", "<0x+1>", "<0x 1>", "<0x100>", "<0X01>", "<0x01> ",
                           "<0x01", "0x01", "<0x001>", ""}) {
-    expect([&](TokenizerData& d) { d.tokens[4] = bad; }, invalid,
+    expect([&](TokenizerData& d) { Replace(d.tokens, 4, bad); }, invalid,
            absl::StrCat("token 4 \"", bad, "\" is a byte token, expected <0xNN>"));
   }
-  expect([](TokenizerData& d) { d.tokens[260] = "<s>"; }, invalid, "tokens 1 and 260 are both \"<s>\"");
-  expect([](TokenizerData& d) { d.tokens[4] = "<0x00>"; }, invalid, "tokens 3 and 4 are both \"<0x00>\"");
+  expect([](TokenizerData& d) { Replace(d.tokens, 260, "<s>"); }, invalid, "tokens 1 and 260 are both \"<s>\"");
+  expect([](TokenizerData& d) { Replace(d.tokens, 4, "<0x00>"); }, invalid, "tokens 3 and 4 are both \"<0x00>\"");
   for (int32_t type : {7, -1, std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()}) {
     expect([type](TokenizerData& d) { d.types[260] = type; }, invalid,
            absl::StrCat("token 260 \"a\" has type ", type, ", expected 0 to 6"));
   }
   const std::string shown(80, 'z');
-  expect([](TokenizerData& d) { d.tokens[260] = std::string(65537, 'z'); }, invalid,
+  expect([](TokenizerData& d) { Replace(d.tokens, 260, std::string(65537, 'z')); }, invalid,
          absl::StrCat("token 260 \"", shown, "...\" has 65537 bytes: the limit \"token\" is 65536"));
-  expect([](TokenizerData& d) { d.tokens[260] = std::string(513, 'z'), d.types[260] = 4; }, invalid,
+  expect([](TokenizerData& d) { Replace(d.tokens, 260, std::string(513, 'z')), d.types[260] = 4; }, invalid,
          absl::StrCat("special token 260 \"", shown, "...\" has 513 bytes: the limit \"special token\" is 512"));
   TokenizerData twin = good;
-  twin.tokens[260] = std::string(65536, 'z');
+  Replace(twin.tokens, 260, std::string(65536, 'z'));
   AddToken(twin, std::string(512, 'y'), TokenType::kUserDefined);
   AddToken(twin, "<0xG0>", TokenType::kNormal);  // a token like any other, as long as it does not claim to be a byte
   twin.scores[260] = std::numeric_limits<float>::infinity();
