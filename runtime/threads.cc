@@ -59,11 +59,11 @@ void WaitCounter::Wake() {
   if (sleepers_.load(std::memory_order_seq_cst) != 0) Futex(value_, FUTEX_WAKE, INT_MAX);
 }
 
-void WaitCounter::Wait(uint64_t target) {
+int64_t WaitCounter::Wait(uint64_t target) {
   int64_t deadline = 0;
   do {
     for (int i = 0; i < kPausesPerClockRead; ++i) {
-      if (value_.load(std::memory_order_acquire) >= target) return;
+      if (value_.load(std::memory_order_acquire) >= target) return 0;
       __builtin_ia32_pause();
     }
     if (deadline == 0) deadline = Now() + kSpinNanoseconds;
@@ -75,6 +75,7 @@ void WaitCounter::Wait(uint64_t target) {
     Futex(value_, FUTEX_WAIT, static_cast<uint32_t>(value));
   }
   sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  return Now() - deadline + kSpinNanoseconds;
 }
 
 absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl::Span<const int> cpus) {
@@ -91,7 +92,8 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl
   int error = 0;
   for (int i = 1; i < threads && error == 0; ++i) {
     Worker& worker = team->workers_[static_cast<size_t>(i - 1)];
-    worker = {team.get(), i, {}};
+    worker.team = team.get();
+    worker.thread = i;
     error = pthread_create(&worker.handle, nullptr, WorkerMain, &worker);
     if (error != 0) break;
     ++team->started_;
@@ -116,44 +118,51 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl
 
 ThreadTeam::~ThreadTeam() {
   work_ = nullptr;
-  runs_.Add();
-  runs_.Wake();
+  Announce(started_);
   for (int i = 0; i < started_; ++i) pthread_join(workers_[static_cast<size_t>(i)].handle, nullptr);
   if (!caller_cpus_.empty()) (void)SetAffinity(pthread_self(), caller_cpus_).ok();  // or it stays where it is
 }
 
-void ThreadTeam::Run(Work work, void* context) {
-  if (threads_ == 1) return work(context, 0);
+void ThreadTeam::Announce(int workers) {
+  for (int i = 0; i < workers; ++i) {
+    WaitCounter& runs = workers_[static_cast<size_t>(i)].runs;
+    runs.Add();
+    runs.Wake();
+  }
+}
+
+void ThreadTeam::Run(int active, Work work, void* context) {
+  waited_.store(0, std::memory_order_relaxed);
   work_ = work;
   context_ = context;
-  runs_.Add();
-  runs_.Wake();
+  active_ = static_cast<uint64_t>(active);
+  arrived_ = arrivals_.value();  // those of the last run's end are all counted: its Barrier waited for them
+  Announce(active - 1);
   work(context, 0);
   Barrier();
 }
 
 void ThreadTeam::Barrier() {
-  // The k-th barrier is complete at k * threads_ arrivals, and nobody arrives at the next before it is.
-  const uint64_t team = static_cast<uint64_t>(threads_);
-  const uint64_t arrival = arrivals_.Add();
-  const uint64_t complete = (arrival + team - 1) / team * team;
+  // The k-th barrier of a run is complete at k * active_ arrivals, and nobody arrives at the next before it is.
+  const uint64_t arrival = arrivals_.Add() - arrived_;
+  const uint64_t complete = (arrival + active_ - 1) / active_ * active_;
   if (arrival == complete) {
     arrivals_.Wake();
-  } else {
-    arrivals_.Wait(complete);
+  } else if (const int64_t waited = arrivals_.Wait(arrived_ + complete); waited != 0) {
+    waited_.fetch_add(waited, std::memory_order_relaxed);
   }
 }
 
 void* ThreadTeam::WorkerMain(void* argument) {
-  const Worker& worker = *static_cast<Worker*>(argument);
+  Worker& worker = *static_cast<Worker*>(argument);
   ThreadTeam& team = *worker.team;
   for (uint64_t run = 1;; ++run) {
-    team.runs_.Wait(run);
+    worker.runs.Wait(run);
     if (team.work_ == nullptr) return nullptr;
     team.work_(team.context_, worker.thread);
     // The end of the run is a barrier that the workers need not wait for: the caller does.
-    const uint64_t arrival = team.arrivals_.Add();
-    if (arrival % static_cast<uint64_t>(team.threads_) == 0) team.arrivals_.Wake();
+    const uint64_t active = team.active_, arrived = team.arrived_;  // the caller's again once it has arrived
+    if ((team.arrivals_.Add() - arrived) % active == 0) team.arrivals_.Wake();
   }
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/workspace.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <numeric>
 
@@ -86,7 +87,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const
       return absl::OutOfRangeError(absl::StrCat(threads, " threads, expected 1 to ", limits::kThreads.most));
     }
     if (module->target().empty()) return absl::InternalError("a module opened for inspection cannot run");
-    std::unique_ptr<Workspace> workspace(new Workspace());
+    std::unique_ptr<Workspace> workspace(new Workspace(threads));
     workspace->module_ = std::move(module);
     const CompiledModule& opened = *workspace->module_;
     SINTER_ASSIGN_OR_RETURN(workspace->arena_, PageMemory::Map(opened.metadata().arena_bytes(), "the arena"));
@@ -152,13 +153,16 @@ absl::Status Workspace::Run(const LoadedEntry& entry, absl::Span<const int64_t> 
     for (size_t i = 0; i < dims_.size(); ++i) dims_[i] = module_->dims()[i].min;
     for (uint16_t symbol : entry.symbols) dims_[symbol] = dims[symbol];
     frame_ = {&entry, &tables_[static_cast<size_t>(&entry - entries.data())], inputs, outputs, states};
-    team_->Run([](void* self, int thread) { static_cast<Workspace*>(self)->Walk(thread); }, this);
+    const auto begin = std::chrono::steady_clock::now();
+    team_->Run(
+        team_size_.threads(), [](void* self, int thread) { static_cast<Workspace*>(self)->Walk(thread); }, this);
+    team_size_.Ran(std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count(), team_->waited());
     return absl::OkStatus();
   });
 }
 
 void Workspace::Walk(int thread) {
-  const int threads = team_->threads();
+  const int threads = team_size_.threads();
   std::vector<void*>& slots = frame_.tables->slots[static_cast<size_t>(thread)];
   for (const Patch& patch : frame_.tables->patches) {
     switch (patch.space) {

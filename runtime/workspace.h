@@ -14,6 +14,7 @@
 #include "absl/types/span.h"
 #include "runtime/memory.h"
 #include "runtime/module.h"
+#include "runtime/team_size.h"
 #include "runtime/threads.h"
 
 namespace sinter {
@@ -98,7 +99,7 @@ class Workspace {
     absl::Span<const SinterState> states;
   };
 
-  Workspace() = default;
+  explicit Workspace(int threads) : team_size_(threads) {}
   EntryTables MakeTables(const LoadedEntry& entry) const;
   absl::Status PrepareSteps();
   absl::Status CheckStep(const Sequence& sequence, absl::Span<const int32_t> ids) const;
@@ -113,6 +114,7 @@ class Workspace {
   std::vector<EntryTables> tables_;                  // of each entry
   std::vector<int64_t> dims_;                        // of the current run, none unbound
   Frame frame_ = {};
+  TeamSize team_size_;                // of the current run
   std::unique_ptr<ThreadTeam> team_;  // after all that its threads use
 
   // For Step.

@@ -78,6 +78,7 @@ TEST(Process, SignalsAreLeftToTheProgram) {
   const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(3);
   std::vector<sigset_t> blocked(3);
   team->Run(
+      team->threads(),
       [](void* sets, int thread) {
         pthread_sigmask(SIG_SETMASK, nullptr,
                         &(*static_cast<std::vector<sigset_t>*>(sets))[static_cast<size_t>(thread)]);

@@ -527,10 +527,12 @@ TEST_P(Threads, NoHeapAllocations) {
 TEST(HeapCounter, SeesOtherThreadsAndMalloc) {
   const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(3);
   const size_t before = HeapAllocations();
-  team->Run([](void*, int) { ::operator delete(::operator new(8)); }, nullptr);
+  team->Run(
+      team->threads(), [](void*, int) { ::operator delete(::operator new(8)); }, nullptr);
   EXPECT_EQ(HeapAllocations() - before, 3u);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   team->Run(
+      team->threads(),
       [](void*, int) {
         void* volatile p = std::malloc(8);
         p = std::realloc(p, 80);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/cpu.h"
+#include "runtime/team_size.h"
 
 namespace sinter {
 namespace {
@@ -50,7 +51,7 @@ TEST_P(Team, BarriersOrderMemory) {
   const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(GetParam());
   const size_t n = static_cast<size_t>(GetParam());
   Rounds r = {team.get(), std::vector<Cell>(n), std::vector<Cell>(n), 20};
-  for (int run = 0; run < 20; ++run) team->Run(Walk, &r);
+  for (int run = 0; run < 20; ++run) team->Run(team->threads(), Walk, &r);
   for (size_t i = 0; i < n; ++i) {
     EXPECT_EQ(r.cells[i].value, static_cast<int64_t>(i + 1) * 20 * 20);
     EXPECT_EQ(r.wrong[i].value, 0);
@@ -62,7 +63,7 @@ TEST_P(Team, SleepersAreWoken) {
   const size_t n = static_cast<size_t>(GetParam());
   Rounds r = {team.get(), std::vector<Cell>(n), std::vector<Cell>(n), 60, 3};
   for (int run = 0; run < 3; ++run) {
-    team->Run(Walk, &r);
+    team->Run(team->threads(), Walk, &r);
     usleep(2000);  // the workers fall asleep between runs
   }
   for (size_t i = 0; i < n; ++i) EXPECT_EQ(r.wrong[i].value, 0);
@@ -73,15 +74,84 @@ TEST_P(Team, EveryThreadRunsOnceARun) {
   const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(GetParam());
   std::vector<Cell> counts(static_cast<size_t>(GetParam()));
   for (int run = 0; run < 500; ++run) {
-    team->Run([](void* c, int thread) { ++(*static_cast<std::vector<Cell>*>(c))[static_cast<size_t>(thread)].value; },
-              &counts);
+    team->Run(
+        team->threads(),
+        [](void* c, int thread) { ++(*static_cast<std::vector<Cell>*>(c))[static_cast<size_t>(thread)].value; },
+        &counts);
     for (const Cell& count : counts) ASSERT_EQ(count.value, run + 1);
   }
 }
 
+// Runs of some of the threads between those of all: nobody runs too often, too rarely, or in place of another.
+TEST_P(Team, RunsOfSomeOfTheThreads) {
+  const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(GetParam());
+  const auto n = static_cast<size_t>(GetParam());
+  std::vector<Cell> expected(n), counts(n);
+  for (int run = 0; run < 500; ++run) {
+    const auto active = static_cast<size_t>(run * run) % n + 1;
+    Rounds r = {team.get(), std::vector<Cell>(active), std::vector<Cell>(active), 2};
+    team->Run(static_cast<int>(active), Walk, &r);
+    for (size_t i = 0; i < active; ++i) {
+      ASSERT_EQ(r.wrong[i].value, 0);
+      ASSERT_EQ(r.cells[i].value, static_cast<int64_t>(i + 1) * 2);
+    }
+  }
+}
+
+TEST(Team, SaysHowLongItsThreadsWaited) {
+  const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(3);
+  const auto late = [](void*, int thread) {
+    if (thread == 1) usleep(20000);
+  };
+  team->Run(3, late, nullptr);
+  EXPECT_GE(team->waited(), 15'000'000) << "the caller waited for one that napped for 20 ms";
+  team->Run(1, late, nullptr);
+  EXPECT_EQ(team->waited(), 0);
+}
+
+// Runs of a millisecond each, until `until` ms have passed; returns how much of that was spent with all threads.
+double ShareOfAll(TeamSize& size, int most, int until, double (*waiting)(int threads)) {
+  int all = 0;
+  for (int ms = 0; ms < until; ++ms) {
+    all += size.threads() == most;
+    EXPECT_GE(size.threads(), 1);
+    EXPECT_LE(size.threads(), most);
+    size.Ran(1'000'000, static_cast<int64_t>(1e6 * waiting(size.threads())));
+  }
+  return static_cast<double>(all) / until;
+}
+
+TEST(TeamSize, GivesWayToANeighbourAndComesBack) {
+  for (int most : {1, 2, 3, 8, 64}) {
+    TeamSize size(most);
+    EXPECT_EQ(size.threads(), most);
+    // All run: what little they wait changes nothing. One that comes late once neither.
+    EXPECT_EQ(ShareOfAll(size, most, 1000, [](int threads) { return 0.05 * threads; }), 1);
+    size.Ran(4'000'000, 3'500'000 * (most - 1));
+    EXPECT_EQ(ShareOfAll(size, most, 1000, [](int) { return 0.0; }), 1);
+    if (most == 1) continue;
+    // One shares its core: the others wait half of the time, unless there is one thread fewer.
+    static int crowded;
+    crowded = most;
+    const auto half = [](int threads) { return threads == crowded ? 0.5 * (threads - 1) : 0.0; };
+    EXPECT_LT(ShareOfAll(size, most, 10000, half), 0.1);
+    EXPECT_GE(size.threads(), most - 1) << "one was enough";
+    // It is gone: after the longest while at most, all work again.
+    ShareOfAll(size, most, 700, [](int) { return 0.0; });
+    EXPECT_EQ(ShareOfAll(size, most, 1000, [](int) { return 0.0; }), 1);
+  }
+}
+
+TEST(TeamSize, GoesDownToOneThread) {
+  TeamSize size(8);
+  ShareOfAll(size, 8, 100, [](int threads) { return threads - 1.0; });
+  EXPECT_EQ(size.threads(), 1);
+}
+
 TEST(Team, IdleWorkersUseNoCpu) {
   const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(4);
-  team->Run([](void*, int) {}, nullptr);
+  team->Run(
+      team->threads(), [](void*, int) {}, nullptr);
   usleep(20000);
   timespec before, after;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
@@ -100,6 +170,7 @@ TEST(Team, PinnedThreadsStayOnTheirCpus) {
     const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(threads, cpus);
     std::vector<std::vector<int>> seen(static_cast<size_t>(threads));
     team->Run(
+        threads,
         [](void* c, int thread) {
           (*static_cast<std::vector<std::vector<int>>*>(c))[static_cast<size_t>(thread)] = AffinityCpus();
         },
@@ -118,7 +189,9 @@ TEST(Team, PinnedThreadsStayOnTheirCpus) {
 TEST(Team, StartsAndStopsQuickly) {
   for (int i = 0; i < 200; ++i) {
     const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(1 + i % 5);
-    if (i % 2 == 0) team->Run([](void*, int) {}, nullptr);
+    if (i % 2 == 0)
+      team->Run(
+          team->threads(), [](void*, int) {}, nullptr);
   }
 }
 
