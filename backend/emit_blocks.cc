@@ -88,7 +88,7 @@ class BlocksGemm : public GemmEmitter {
   // One row takes so little time that memory must be asked well before, and for every line of it: one in nine left to
   // the CPU costs as much as asking for none. Of 8 bits it is read fast enough as it is.
   void FetchAhead(Ptr chunk) {
-    constexpr int64_t kAhead = 8192, kLine = 64;  // bytes
+    constexpr int64_t kAhead = 8192, kLine = 64;                                                // bytes
     const int64_t bytes = CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block());  // what is a unit's, too
     for (int64_t line = 0; line < bytes; line += kLine) b_.Prefetch(Bytes(chunk, kAhead + line));
   }
