@@ -89,6 +89,12 @@ std::vector<Seed> Seeds() {
   fbs::MetadataT no_target = LanguageModel();
   no_target.images[0]->target = "";
   add("image_without_target", no_target);
+  // Found once: 0 times a product of dims that overflows passed for 0.
+  fbs::MetadataT overflow = LanguageModel();
+  overflow.dims[0]->max = int64_t{1} << 40;
+  overflow.bounds[0]->expr->terms[0]->coefficient = 0;
+  overflow.bounds[0]->expr->terms[0]->symbols = {0, 0};
+  add("zero_of_too_much", overflow);
   return seeds;
 }
 

@@ -117,8 +117,9 @@ class Checker {
     int64_t magnitude = 0;
     for (const fbs::Term* term : *expr.terms()) {
       int64_t low = 1, high = 1;
+      // At least 1: a coefficient of 0 comes after a product of dims that must not overflow either.
       std::optional<int64_t> bound = term->coefficient() < 0 ? CheckedMul<int64_t>(term->coefficient(), -1)
-                                                             : std::optional<int64_t>(term->coefficient());
+                                                             : std::max<int64_t>(1, term->coefficient());
       if (term->symbols() != nullptr) {
         SINTER_RETURN_IF_ERROR(Spend(term->symbols()->size() * sizeof(uint16_t)));
         for (uint16_t symbol : *term->symbols()) {
