@@ -119,6 +119,7 @@ class Checker {
       int64_t low = 1, high = 1;
       std::optional<int64_t> bound = term->coefficient() < 0 ? CheckedMul<int64_t>(term->coefficient(), -1)
                                                              : std::optional<int64_t>(term->coefficient());
+      if (bound) bound = std::max<int64_t>(1, *bound);  // a factor of 0 does not keep its dims' product small
       if (term->symbols() != nullptr) {
         SINTER_RETURN_IF_ERROR(Spend(term->symbols()->size() * sizeof(uint16_t)));
         for (uint16_t symbol : *term->symbols()) {

@@ -287,6 +287,9 @@ TEST(ModuleFile, LyingMetadata) {
        CHANGE(m.dims[3]->min = m.dims[3]->max = 0; m.dims[kT]->max = 1 << 30; SetExtent(m, Power(kT, 5), 1);
               FirstStep(m).extent[0]->expr->terms[0]->symbols.push_back(3)),
        "entry \"main\" step 0 extent 0: can be too large: the limit"},
+      {"factor of zero", CHANGE(SetExtent(m, Power(kT, 8), 1); FirstStep(m).extent[0]->expr->terms[0]->coefficient = 0),
+       CHANGE(SetExtent(m, Power(kT, 11), 1); FirstStep(m).extent[0]->expr->terms[0]->coefficient = 0),
+       "entry \"main\" step 0 extent 0: can be too large: the limit"},
       // Dims, memory, entries.
       {"range", CHANGE(m.dims[kT]->max = 1), CHANGE(m.dims[kT]->max = 0), "dim \"T\" has the range 1..0"},
       {"negative dim", CHANGE(m.dims[kT]->min = 0), CHANGE(m.dims[kT]->min = -1), "dim \"T\" has the range -1..64"},
