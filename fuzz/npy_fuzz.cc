@@ -48,12 +48,14 @@ std::string MutateArray(absl::string_view file, Dice& dice) {
   constexpr absl::string_view kCharacters = "0123456789-+.,:()'| <>TFbfiu";
   if (file.size() <= kHeaderAt) return std::string(file);
   const auto size = std::min<size_t>(static_cast<uint8_t>(file[8]), file.size() - kHeaderAt);
-  std::string header(file.substr(kHeaderAt, size)), data(file.substr(kHeaderAt + size));
+  const absl::string_view header = file.substr(kHeaderAt, size);
   const auto at = static_cast<size_t>(dice.Below(static_cast<int64_t>(size) + 1));
-  const size_t removed = dice.Chance(67) ? 1 : 0;
-  header.replace(at, removed, dice.Chance(75) ? std::string(1, dice.Pick(kCharacters)) : "");
+  const size_t after = std::min(at + (dice.Chance(67) ? 1 : 0), size);
+  const absl::string_view added = dice.Chance(75) ? kCharacters.substr(dice.Next() % kCharacters.size(), 1) : "";
+  const std::string changed = absl::StrCat(header.substr(0, at), added, header.substr(after));
+  std::string data(file.substr(kHeaderAt + size));
   if (dice.Chance(25)) data.resize(static_cast<size_t>(dice.Below(65)));
-  return absl::StrCat(file.substr(0, 8), std::string{static_cast<char>(header.size()), '\0'}, header, data);
+  return absl::StrCat(file.substr(0, 8), std::string{static_cast<char>(changed.size()), '\0'}, changed, data);
 }
 
 }  // namespace
