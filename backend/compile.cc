@@ -10,9 +10,9 @@
 #include "backend/metadata.h"
 #include "backend/object.h"
 #include "backend/pack.h"
-#include "backend/parallel.h"
 #include "backend/placement.h"
 #include "base/checked.h"
+#include "base/parallel.h"
 #include "base/status.h"
 #include "ir/eval.h"
 #include "ir/hash.h"
@@ -186,8 +186,8 @@ absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, con
   firsts.push_back(plans.size());
   std::vector<CompiledObject> objects(plans.size());
   Progress progress(options, "kernels", static_cast<int64_t>(objects.size()));
-  SINTER_RETURN_IF_ERROR(
-      ParallelFor(static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
+  SINTER_RETURN_IF_ERROR(ParallelFor(
+      "compiling kernels", static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
         const size_t index = static_cast<size_t>(i);
         const auto& [target, kernels] = plans[index];
         Emitted emitted;
@@ -255,26 +255,27 @@ absl::Status WriteWeights(const Placement& placement, const CompileOptions& opti
       return absl::InvalidArgumentError(absl::StrCat("weight \"", placed.name, "\": no weight file is given"));
   }
   Progress progress(options, "weights", static_cast<int64_t>(units.size()));
-  return ParallelFor(static_cast<int64_t>(units.size()), options.threads, [&](int64_t i) -> absl::Status {
-    const PlacedWeight& placed = *units[static_cast<size_t>(i)].weight;
-    const ByteSink sink = [&](int64_t offset, absl::Span<const uint8_t> bytes) {
-      return writer.WriteWeights(static_cast<uint64_t>(placed.offset + offset), bytes);
-    };
-    if (placed.graph->op(placed.op).kind() != OpKind::kWeight) {
-      SINTER_RETURN_IF_ERROR(WriteRopeTable(placed, options, sink));
-    } else {
-      SINTER_ASSIGN_OR_RETURN(const Packing* packing, FindPacking(placed.pack));
-      const RowReader read = [&](int64_t begin, int64_t end, absl::Span<uint8_t> out) {
-        return options.weights(placed.name, placed.type().dtype, begin, end, out);
-      };
-      SINTER_RETURN_IF_ERROR(
-          PackUnit(placed.name, placed.type(), *packing, units[static_cast<size_t>(i)].unit, read, sink));
-      const size_t index = static_cast<size_t>(&placed - placement.weights.data());
-      if (--left[index] == 0 && options.weight_done) options.weight_done(placed.name);
-    }
-    progress.Step();
-    return absl::OkStatus();
-  });
+  return ParallelFor(
+      "writing weights", static_cast<int64_t>(units.size()), options.threads, [&](int64_t i) -> absl::Status {
+        const PlacedWeight& placed = *units[static_cast<size_t>(i)].weight;
+        const ByteSink sink = [&](int64_t offset, absl::Span<const uint8_t> bytes) {
+          return writer.WriteWeights(static_cast<uint64_t>(placed.offset + offset), bytes);
+        };
+        if (placed.graph->op(placed.op).kind() != OpKind::kWeight) {
+          SINTER_RETURN_IF_ERROR(WriteRopeTable(placed, options, sink));
+        } else {
+          SINTER_ASSIGN_OR_RETURN(const Packing* packing, FindPacking(placed.pack));
+          const RowReader read = [&](int64_t begin, int64_t end, absl::Span<uint8_t> out) {
+            return options.weights(placed.name, placed.type().dtype, begin, end, out);
+          };
+          SINTER_RETURN_IF_ERROR(
+              PackUnit(placed.name, placed.type(), *packing, units[static_cast<size_t>(i)].unit, read, sink));
+          const size_t index = static_cast<size_t>(&placed - placement.weights.data());
+          if (--left[index] == 0 && options.weight_done) options.weight_done(placed.name);
+        }
+        progress.Step();
+        return absl::OkStatus();
+      });
 }
 
 }  // namespace

@@ -12,6 +12,8 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -36,6 +38,12 @@ struct Descriptor {
 
 absl::Status CannotOpen(const std::string& path) {
   return absl::NotFoundError(absl::StrCat(path, ": cannot open: ", Reason()));
+}
+
+absl::Status CannotCreate(const std::string& path, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EMFILE || error == ENFILE || error == ENOMEM;
+  return absl::Status(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kNotFound,
+                      absl::StrCat(path, ": cannot create: ", std::strerror(error)));
 }
 
 absl::Status WriteAll(int fd, const std::string& path, absl::string_view bytes) {
@@ -84,6 +92,13 @@ void ForgetTemporary(int index) {
 
 // Waits until the disk has the file or folder; file systems that know no such thing say EINVAL.
 bool Sync(int fd) { return fsync(fd) == 0 || errno == EINVAL; }
+
+// Asks for errors of writing that come late: a file system over a network or a quota may name them when a descriptor is
+// closed, were it a copy. It costs nothing where there are none.
+bool Flush(int fd) {
+  const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  return copy >= 0 && close(copy) == 0;
+}
 
 // A folder that may not be read cannot be synced, and is left to the system.
 bool SyncFolderOf(const std::string& path) {
@@ -181,9 +196,7 @@ absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, Durabilit
   }
   file.temporary_ = CreateTemporary(file.place_, &file.fd_);
   if (file.temporary_ >= 0) return file;
-  const bool full = errno == ENOSPC || errno == EDQUOT || errno == EMFILE || errno == ENFILE || errno == ENOMEM;
-  return absl::Status(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kNotFound,
-                      absl::StrCat(path, ": cannot create: ", Reason()));
+  return CannotCreate(path, errno);
 }
 
 OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
@@ -243,11 +256,17 @@ absl::Status OutputFile::Commit() {
   umask(mask);
   if (fchmod(fd_, 0666 & ~mask) != 0) return failed();
   // The bytes before the name: a name that outlives a loss of power must not outlive what it names.
-  if (durability_ == Durability::kDurable && !Sync(fd_)) return failed();
+  if (durability_ == Durability::kDurable ? !Sync(fd_) : !Flush(fd_)) return failed();
   if (rename(temporaries[static_cast<size_t>(temporary_)].path, place_.c_str()) != 0) return failed();
   ForgetTemporary(std::exchange(temporary_, -1));
   if (durability_ == Durability::kDurable && !SyncFolderOf(place_)) return failed();
   return absl::OkStatus();
+}
+
+absl::Status CreateFolders(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  return error ? CannotCreate(path, error.value()) : absl::OkStatus();
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {

@@ -95,6 +95,9 @@ class OutputFile {
 // async-signal-safe, and no OutputFile is of use after it.
 void RemoveTemporaryFiles();
 
+// Makes a folder, and those above it, where they are not there. kNotFound when there can be none.
+absl::Status CreateFolders(const std::string& path);
+
 // Reads a whole small file (IR text, a prompt). Limited to `max_bytes`, past which it is kInvalidArgument.
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes = uint64_t{1} << 30);
 // Writes a small file, whole or not at all, and durably. A device or a pipe at `path` is written to.

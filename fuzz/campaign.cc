@@ -31,6 +31,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/file.h"
+#include "base/parallel.h"
 #include "base/status.h"
 #include "base/utf8.h"
 #include "fuzz/campaign_files.h"
@@ -184,7 +185,9 @@ class Campaign {
   absl::Status Run() {
     std::atomic<int64_t> next = flags_.first;
     start_ = std::chrono::steady_clock::now();
-    return InWorkers([&](Worker& worker) -> absl::Status {
+    const int64_t workers = static_cast<int64_t>(workers_.size());
+    return ParallelFor("judging files", workers, static_cast<int>(workers), [&](int64_t w) -> absl::Status {
+      Worker& worker = workers_[static_cast<size_t>(w)];
       for (int64_t i = next++; i < flags_.first + flags_.cases; i = next++) {
         if (flags_.seconds > 0 && Seconds() > flags_.seconds) break;
         const Case c = files_.Draw(flags_.seed, i);
@@ -230,21 +233,6 @@ class Campaign {
   template <typename T>
   static std::string NameText(T value) {
     return std::string(NameOf(value));
-  }
-
-  template <typename Work>
-  absl::Status InWorkers(Work work) {
-    absl::Status status;
-    std::vector<std::thread> threads;
-    for (Worker& worker : workers_) {
-      threads.emplace_back([&, this] {
-        const absl::Status done = work(worker);
-        const std::lock_guard lock(mutex_);
-        status.Update(done);
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-    return status;
   }
 
   // Bytes that the intact file takes, given to the program in the same way; measured once.

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 #include "fuzz/module_mutator.h"
 #include "fuzz/target.h"
 #include "runtime/module.h"
+#include "runtime/module_format.h"
 #include "runtime/workspace.h"
 #include "tests/module_builder.h"
 
@@ -89,12 +91,14 @@ std::vector<Seed> Seeds() {
   fbs::MetadataT no_target = LanguageModel();
   no_target.images[0]->target = "";
   add("image_without_target", no_target);
-  // Found once: 0 times a product of dims that overflows passed for 0.
-  fbs::MetadataT overflow = LanguageModel();
-  overflow.dims[0]->max = int64_t{1} << 40;
-  overflow.bounds[0]->expr->terms[0]->coefficient = 0;
-  overflow.bounds[0]->expr->terms[0]->symbols = {0, 0};
-  add("zero_of_too_much", overflow);
+  // Found once: the product of dims that a factor of 0 is multiplied with passed 64 bits.
+  fbs::MetadataT zero = LanguageModel();
+  zero.dims[0]->max = zero.dims[1]->max = int64_t{1} << 60;
+  fbs::ExprT product = Symbol(testing::kT);
+  product.terms[0]->coefficient = 0;
+  product.terms[0]->symbols.push_back(testing::kP);
+  zero.entries[0]->steps[0]->extent[0]->expr = std::make_unique<fbs::ExprT>(std::move(product));
+  add("dims_times_zero", zero);
   return seeds;
 }
 
@@ -137,6 +141,22 @@ void ComputeWith(const CompiledModule& module, const LoadedEntry& entry, bool la
   }
 }
 
+// What code and weights of the metadata lie in, which opening itself does not read.
+void ExpectInSections(const fbs::MetadataT& m, absl::string_view bytes) {
+  FileHeader header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const auto inside = [](uint64_t offset, uint64_t size, uint64_t whole) {
+    return size <= whole && offset <= whole - size;
+  };
+  for (const auto& weight : m.weights) {
+    Expect(inside(weight->offset, weight->bytes, header.weights.size), "a weight lies in its section");
+  }
+  for (const auto& image : m.images) {
+    Expect(inside(image->offset, image->size, header.code.size), "an image lies in its section");
+    for (uint64_t at : image->entry_points) Expect(at < image->size, "a kernel begins in its image");
+  }
+}
+
 void Run(absl::string_view bytes) {
   auto opened = CompiledModule::FromFile(Mapped(bytes));
   if (!opened.ok()) return ExpectRefusal(opened.status(), "FromFile");
@@ -144,6 +164,7 @@ void Run(absl::string_view bytes) {
   // Every field, as inspection reads them.
   const std::unique_ptr<fbs::MetadataT> metadata(module->metadata().UnPack());
   Expect(metadata->entries.size() == module->entries().size(), "every entry is loaded");
+  ExpectInSections(*metadata, bytes);
   for (const LoadedEntry& entry : module->entries()) {
     ComputeWith(*module, entry, false);
     ComputeWith(*module, entry, true);

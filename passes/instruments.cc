@@ -39,9 +39,8 @@ absl::Status FolderError(const std::string& folder, const std::error_code& error
 absl::Status Instruments::Start(const Module& module) {
   if (options_.dump_dir.empty()) return absl::OkStatus();
   const fs::path folder(options_.dump_dir);
+  SINTER_RETURN_IF_ERROR(CreateFolders(options_.dump_dir));
   std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return FolderError(options_.dump_dir, error);
   std::vector<fs::path> old;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     if (IsDumpName(it->path().filename().string())) old.push_back(it->path());

@@ -1,19 +1,27 @@
 // Memory that runs out at any moment: the n-th allocation of the heap, the n-th mapping and the n-th thread fail, for
-// every n of opening a compiled module, running it and printing text, and of opening a model file. Each time there is
-// an error, nothing stays behind, and the next attempt works.
+// every n of opening a compiled module, running it and printing text, of opening a model file, and of the compiler's
+// loops. Each time there is an error, nothing stays behind, and the next attempt works.
 //
-// mmap and pthread_create are replaced when this program is linked (--wrap in CMakeLists.txt).
+// mmap is replaced when this program is linked (--wrap in CMakeLists.txt), pthread_create also for the libraries that
+// it loads: std::thread calls it in one.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <filesystem>
 #include <functional>
+#include <new>
 #include <optional>
+#include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/parallel.h"
 #include "base/status.h"
 #include "frontend/gguf.h"
 #include "runtime/cpu.h"
@@ -39,9 +47,10 @@ void* __wrap_mmap(void* at, size_t size, int protection, int flags, int fd, off_
   errno = ENOMEM;
   return MAP_FAILED;
 }
-int __real_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument);
-int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument) {
-  return Fails(threads_to_go) ? EAGAIN : __real_pthread_create(thread, attributes, start, argument);
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+                   void* argument) noexcept {
+  static const auto real = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return Fails(threads_to_go) ? EAGAIN : real(thread, attributes, start, argument);
 }
 }
 // NOLINTEND(bugprone-reserved-identifier)
@@ -207,6 +216,57 @@ TEST_F(AllocFailure, OpeningAModelFile) {
   FailEach(parse, false, 1, true);
   FailEach(parse, true, 7, true);
   unlink(model.c_str());
+}
+
+TEST(ParallelLoops, ThreadsThatDoNotStartLeaveTheWorkToOthers) {
+  for (int refused = 1; refused <= 4; ++refused) {
+    std::array<std::atomic<int>, 100> times = {};
+    threads_to_go = refused;
+    const absl::Status status = ParallelFor("counting", times.size(), 4, [&](int64_t i) {
+      ++times[static_cast<size_t>(i)];
+      return absl::OkStatus();
+    });
+    EXPECT_EQ(std::exchange(threads_to_go, 0), refused == 4 ? 1 : 0) << "it starts three threads";
+    EXPECT_TRUE(status.ok()) << status;
+    for (size_t i = 0; i < times.size(); ++i) EXPECT_EQ(times[i], 1) << refused << " " << i;
+  }
+}
+
+TEST(ParallelLoops, MemoryThatRunsOutOnEveryThreadIsAnError) {
+  std::atomic<int> begun = 0;
+  const absl::Status status = ParallelFor("counting", 3, 3, [&](int64_t) -> absl::Status {
+    for (++begun; begun < 3;) std::this_thread::yield();  // each call has a thread of its own
+    throw std::bad_alloc();
+  });
+  EXPECT_EQ(status, absl::ResourceExhaustedError("counting: out of memory"));
+}
+
+TEST(ParallelLoops, EveryAllocation) {
+  std::array<std::string, 20> made;
+  const auto fill = [&] {
+    return ParallelFor("filling", made.size(), 3, [&](int64_t i) {
+      made[static_cast<size_t>(i)] = std::string(100, 'x');
+      return absl::OkStatus();
+    });
+  };
+  ASSERT_TRUE(fill().ok());
+  bool failed = true;
+  for (size_t n = 1; failed; ++n) {
+    made = {};
+    const size_t blocks = HeapBlocks();
+    FailAllocations(n);
+    absl::Status status = fill();
+    failed = AllocationHasFailed();
+    FailAllocations(0);
+    if (status.ok()) {  // or with fewer threads
+      for (const std::string& s : made) EXPECT_EQ(s.size(), 100u) << n;
+    } else {
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << n;
+    }
+    made = {};
+    status = absl::OkStatus();
+    ASSERT_LE(HeapBlocks(), blocks) << n;
+  }
 }
 
 }  // namespace

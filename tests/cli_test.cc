@@ -362,11 +362,6 @@ TEST_F(Cli, InspectAgreesWithItself) {
 
 TEST_F(Cli, BenchReportsOneObjectPerTest) {
   const std::string model = Model(folder_);
-  const CliResult result =
-      Run({"bench", model, "-p", "8,16", "-n", "4", "-t", "1,2", "-r", "2", "-o", "json", "--ablate=all"});
-  ASSERT_EQ(result.code, 0) << result.err;
-  const Json rows = Json::parse(result.out, nullptr, false);
-  ASSERT_TRUE(rows.is_array());
   const std::set<std::string> keys = {"model",
                                       "test",
                                       "prompt",
@@ -388,34 +383,48 @@ TEST_F(Cli, BenchReportsOneObjectPerTest) {
                                       "heap_bytes_per_token",
                                       "peak_rss_bytes",
                                       "load_s"};
-  std::multiset<std::string> ablations;
-  for (const Json& row : rows) {
-    std::set<std::string> found;
-    for (const auto& [key, value] : row.items()) found.insert(key);
-    EXPECT_EQ(found, keys);
-    EXPECT_GT(row["tokens_per_s"], 0);
-    EXPECT_EQ(row["reps"], 2);
-    EXPECT_EQ(row["heap_bytes_per_token"], 0);
-    EXPECT_GT(row["peak_rss_bytes"], 1 << 20);
-    EXPECT_LT(row["logits_err"], 1e-5);
-    EXPECT_GT(row["ratio"], 0);
-    EXPECT_GT(row["steps"], 0);
-    EXPECT_GT(row["barriers"], 0);
-    EXPECT_LE(row["barriers"], row["steps"]);
-    if (row["ablate"] == "none") {
-      EXPECT_EQ(row["ratio"], 1);
-      EXPECT_EQ(row["logits_err"], 0);
+  struct Case {
+    std::vector<std::string> flags, ablations;
+    size_t each;  // rows of an ablation: threads, (pp8, tg4, pp16, tg4)
+  };
+  for (const auto& [flags, names, each] : std::vector<Case>{
+           {{"-p8,16", "-t1,2", "--ablate=dots-to-gemm,specialize"},
+            {"none", "dots-to-gemm", "specialize"},
+            2 * (2 + 2)},
+           {{"-p8", "-t1", "--ablate=all"},
+            {"none", "all", "canonicalize", "dots-to-gemm", "specialize", "fuse-epilogue", "plan-barriers"},
+            2}}) {
+    std::vector<std::string> arguments = {"bench", model, "-n4", "-r2", "-ojson"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const CliResult result = Run(arguments);
+    ASSERT_EQ(result.code, 0) << result.err;
+    const Json rows = Json::parse(result.out, nullptr, false);
+    ASSERT_TRUE(rows.is_array());
+    std::multiset<std::string> ablations;
+    for (const Json& row : rows) {
+      std::set<std::string> found;
+      for (const auto& [key, value] : row.items()) found.insert(key);
+      EXPECT_EQ(found, keys);
+      EXPECT_GT(row["tokens_per_s"], 0);
+      EXPECT_EQ(row["reps"], 2);
+      EXPECT_EQ(row["heap_bytes_per_token"], 0);
+      EXPECT_GT(row["peak_rss_bytes"], 1 << 20);
+      EXPECT_LT(row["logits_err"], 1e-5);
+      EXPECT_GT(row["ratio"], 0);
+      EXPECT_GT(row["steps"], 0);
+      EXPECT_GT(row["barriers"], 0);
+      EXPECT_LE(row["barriers"], row["steps"]);
+      if (row["ablate"] == "none") {
+        EXPECT_EQ(row["ratio"], 1);
+        EXPECT_EQ(row["logits_err"], 0);
+      }
+      ablations.insert(row["ablate"].get<std::string>());
     }
-    ablations.insert(row["ablate"].get<std::string>());
+    for (const std::string& name : names) EXPECT_EQ(ablations.count(name), each) << name;
+    EXPECT_EQ(rows[0]["test"], "pp8");
+    EXPECT_EQ(rows[1]["test"], "tg4");
+    EXPECT_EQ(rows[1]["prompt"], 8);
   }
-  const size_t each = 2 * (2 + 2);  // threads, (pp8, tg4, pp16, tg4)
-  for (const char* name :
-       {"none", "all", "canonicalize", "dots-to-gemm", "specialize", "fuse-epilogue", "plan-barriers"}) {
-    EXPECT_EQ(ablations.count(name), each) << name;
-  }
-  EXPECT_EQ(rows[0]["test"], "pp8");
-  EXPECT_EQ(rows[1]["test"], "tg4");
-  EXPECT_EQ(rows[1]["prompt"], 8);
   const Json decode = Json::parse(Run({"bench", model, "-p0", "-n4", "-r1", "-o", "json"}).out, nullptr, false);
   ASSERT_EQ(decode.size(), 1u);
   EXPECT_EQ(decode[0]["test"], "tg4");

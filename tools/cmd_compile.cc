@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
-#include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -136,9 +135,7 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
   SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(TargetsFor(source, flags.compile)));
   for (const Target* target : targets) {
     const fs::path folder = fs::path(flags.output) / std::string(target->name);
-    std::error_code error;
-    fs::create_directories(folder, error);
-    if (error) return absl::NotFoundError(absl::StrCat(folder.string(), ": cannot create: ", error.message()));
+    SINTER_RETURN_IF_ERROR(CreateFolders(folder.string()));
     for (const PlannedKernel& kernel : table.kernels) {
       Emitted emitted;
       SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));

@@ -20,16 +20,23 @@ void Note(absl::string_view text) {
   std::fprintf(stderr, "%ssinter: %s\n", terminal ? "\r\x1b[K" : "", shown.c_str());
 }
 
+namespace {
+// errno 0: it failed earlier.
+absl::Status CannotWriteToStdout() {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("cannot write to stdout", errno != 0 ? absl::StrCat(": ", std::strerror(errno)) : ""));
+}
+}  // namespace
+
 absl::Status FlushStdout() {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("cannot write to stdout", errno != 0 ? absl::StrCat(": ", std::strerror(errno)) : ""));
+  return CannotWriteToStdout();
 }
 
 absl::Status WriteResult(const std::string& path, absl::string_view text) {
   if (!path.empty()) return WriteFile(path, text);
-  if (!text.empty()) std::fwrite(text.data(), 1, text.size(), stdout);
+  if (!text.empty() && std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) return CannotWriteToStdout();
   return FlushStdout();
 }
 
