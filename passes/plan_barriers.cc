@@ -158,7 +158,7 @@ class BarrierPlanner {
   }
 
   Graph& graph_;
-  absl::node_hash_map<OpId, KernelSpec> specs_;  // too large to be moved when the table grows
+  absl::node_hash_map<OpId, KernelSpec> specs_;   // too large to be moved when the table grows
   absl::flat_hash_map<ValueId, Writer> written_;  // since the last barrier
   absl::flat_hash_map<ValueId, bool> read_;       // states, since the last barrier: by steps of one grain only?
   absl::flat_hash_set<OpId> waiting_, replicated_;
