@@ -63,7 +63,7 @@ class ThreadTeam {
     WaitCounter runs;  // that it had a part in
   };
   explicit ThreadTeam(int threads) : threads_(threads), workers_(static_cast<size_t>(threads - 1)) {}
-  static void* WorkerMain(void* worker);
+  static void* WorkerMain(void* argument);
   // Begins a run of the first so many workers.
   void Announce(int workers);
 

@@ -39,7 +39,7 @@ bool Fails(int& to_go) { return to_go > 0 && --to_go == 0; }
 
 }  // namespace
 
-// NOLINTBEGIN(bugprone-reserved-identifier)
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)
 extern "C" {
 void* __real_mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset);
 void* __wrap_mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset) {
@@ -53,12 +53,10 @@ int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*
   return Fails(threads_to_go) ? EAGAIN : real(thread, attributes, start, argument);
 }
 }
-// NOLINTEND(bugprone-reserved-identifier)
+// NOLINTEND(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)
 
 namespace sinter {
 namespace {
-
-using testing::List;
 
 // The language model of module_builder.h with a vocabulary: unk, a to d, an accented letter, end.
 std::vector<uint8_t> ModuleWithText() {
@@ -86,7 +84,7 @@ bool Emit(void* context, int32_t id, absl::string_view text) {
   Trace& trace = *static_cast<Trace*>(context);
   ++trace.tokens;
   trace.bytes += text.size();
-  trace.Add(static_cast<uint64_t>(id + 1));
+  trace.Add(static_cast<uint64_t>(id) + 1);
   for (char c : text) trace.Add(static_cast<uint8_t>(c));
   return true;
 }

@@ -185,9 +185,9 @@ TEST_F(CliDisk, OfManyFilesEachIsCompleteOrAbsent) {
       EXPECT_GT(files.size(), 3u) << line;
     }
     for (const std::string output : {"m.sinter", "out.sir"}) unlink((folder_ / output).c_str());
-    const auto failed = [&](const SmallDisk& disk) {
+    const auto failed = [&, &where = folder](const SmallDisk& disk) {
       const CliResult full = Shell(line);
-      ExpectFailure(full, 6, absl::StrCat("disk/", folder));
+      ExpectFailure(full, 6, absl::StrCat("disk/", where));
       EXPECT_THAT(full.err, HasSubstr(": No space left on device\n"));
       const std::map<std::string, std::string> left = disk.Files();
       EXPECT_LT(left.size(), files.size());
