@@ -215,15 +215,20 @@ class GroupBuilder {
     return absl::OkStatus();
   }
 
-  // Joins parts of which one reads what the other made.
+  // Joins parts of which one reads what others made: it has the grains of the last of them, and they must be those of
+  // all.
   absl::Status FormLanes() {
     lanes_.resize(parts_.size());
     std::iota(lanes_.begin(), lanes_.end(), size_t{0});
     for (size_t reader = 0; reader < parts_.size(); ++reader) {
+      std::vector<size_t> writers;
       for (size_t writer = 0; writer < reader; ++writer) {
+        const std::vector<ValueId>& args = args_[reader];
+        if (std::find(args.begin(), args.end(), makers_[writer]) != args.end()) writers.push_back(writer);
+      }
+      for (size_t writer : writers) TakeGrains(parts_[reader], parts_[writer]);  // the last of them are its grains
+      for (size_t writer : writers) {
         const ValueId made = makers_[writer];
-        if (std::find(args_[reader].begin(), args_[reader].end(), made) == args_[reader].end()) continue;
-        TakeGrains(parts_[reader], parts_[writer]);
         if (!ReadsOwnGrains(parts_[writer], operand_.at(made), parts_[reader], operand_.at(made))) {
           return No(absl::StrCat("a grain of %", body_.value(makers_[reader]).name, " reads other grains of %",
                                  body_.value(made).name));

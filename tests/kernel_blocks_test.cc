@@ -115,6 +115,24 @@ TEST_P(BlocksKernels, RowsAreQuantizedWhereTheyAreMade) {
   Check(suite);
 }
 
+// Products of floats may have narrower grains than those of blocks: what reads both is in one step with one of them.
+TEST_P(BlocksKernels, BesideProductsOfFloats) {
+  KernelSuite suite("dim M in 1..60");
+  const std::vector<KernelRun> runs = {{.dims = {{"M", 1}}}, {.dims = {{"M", 13}}}, {.dims = {{"M", 60}}}};
+  for (const char* operands : {"%gate, %up", "%up, %gate"}) {
+    for (int64_t n : {64, 96, 240}) {
+      suite.Add(absl::StrReplaceAll(
+                    "(%x: f32[M,64]) -> (f32[M,$N]) {\n"
+                    "  %a = weight \"a$N\" : q4_0[$N,64]\n  %b = weight \"b$N\" : f32[$N,64]\n"
+                    "  %r = quantize %x : q8_r[M,64]\n  %gate = gemm %r, %a {trans_b=true} : f32[M,$N]\n"
+                    "  %up = gemm %x, %b {trans_b=true} : f32[M,$N]\n  %y = swiglu $O : f32[M,$N]\n  return %y\n}",
+                    {{"$N", absl::StrCat(n)}, {"$O", operands}}),
+                runs, {0.01}, n == 64 ? "map group" : "map gemm group");
+    }
+  }
+  Check(suite);
+}
+
 TEST_P(BlocksKernels, RowsThatAreNotFinite) {
   KernelSuite suite;
   Tensor rows = Tensor::Zeros(DType::kF32, {5, 64});
