@@ -85,12 +85,13 @@ class BlocksGemm : public GemmEmitter {
     return b_.Offset(b_.Scratch(), DType::kF32, b_.Const(static_cast<int64_t>(vector) * b_.lanes()));
   }
 
-  // One row takes so little time that memory must be asked well before, and for every line of it: one in nine left to
-  // the CPU costs as much as asking for none. Of 8 bits it is read fast enough as it is.
+  // One row takes so little time that memory must be asked well before, and for every line of it, what units hold
+  // beside chunks included: with one line in nine left out it is slower than unasked. Of 8 bits it is read fast enough
+  // as it is.
   void FetchAhead(Ptr chunk) {
-    constexpr int64_t kAhead = 8192, kLine = 64;                                                // bytes
-    const int64_t bytes = CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block());  // what is a unit's, too
-    for (int64_t line = 0; line < bytes; line += kLine) b_.Prefetch(Bytes(chunk, kAhead + line));
+    constexpr int64_t kAheadBytes = 8192, kLineBytes = 64;
+    const int64_t bytes = CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block());
+    for (int64_t line = 0; line < bytes; line += kLineBytes) b_.Prefetch(Bytes(chunk, kAheadBytes + line));
   }
 
   virtual void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) = 0;

@@ -226,7 +226,7 @@ class GroupBuilder {
         const std::vector<ValueId>& args = args_[reader];
         if (std::find(args.begin(), args.end(), makers_[writer]) != args.end()) writers.push_back(writer);
       }
-      for (size_t writer : writers) TakeGrains(parts_[reader], parts_[writer]);  // the last of them are its grains
+      for (size_t writer : writers) TakeGrains(parts_[reader], parts_[writer]);
       for (size_t writer : writers) {
         const ValueId made = makers_[writer];
         if (!ReadsOwnGrains(parts_[writer], operand_.at(made), parts_[reader], operand_.at(made))) {

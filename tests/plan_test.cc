@@ -104,7 +104,7 @@ TEST(Plan, Presets) {
         PipelineOptions options;
         options.repro_path = "";
         options.check_changed = true;
-        options.check_each = name == "smallmind" && (type.empty() || pipeline == "O2");  // some seconds each
+        options.check_each = name == "smallmind";
         const auto records = RunPipeline(module, *list, context, options);
         ASSERT_TRUE(records.ok()) << path << " " << pipeline << ": " << records.status();
         EXPECT_TRUE(CheckPlan(module).ok()) << path << " " << pipeline << ": " << CheckPlan(module);
