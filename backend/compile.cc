@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "backend/emit.h"
+#include "backend/codegen.h"
 #include "backend/metadata.h"
-#include "backend/object.h"
 #include "backend/pack.h"
 #include "backend/placement.h"
 #include "base/checked.h"
+#include "base/heap.h"
+#include "base/out_of_memory.h"
 #include "base/parallel.h"
 #include "base/status.h"
 #include "ir/eval.h"
@@ -73,65 +75,6 @@ Effort EffortFor(const PlannedKernel& kernel, const Target& target, const DimTab
 
 namespace {
 
-absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
-  if (part.row) EmitRows(part, b);
-  if (part.attend) EmitAttend(part, b);
-  if (!part.gemm) return absl::OkStatus();
-  SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(part.tiles, b.target()));
-  // outer, gemv and few differ in how many rows they take, dot in the axis along which B must be contiguous.
-  if ((tile.shape == TileShape::kDot) != (part.gemm->shape == TileShape::kDot)) {
-    return absl::InvalidArgumentError(absl::StrCat("@", part.body->name(), ": a tile of shape ",
-                                                   TileShapeName(tile.shape), " for a product of shape ",
-                                                   TileShapeName(part.gemm->shape)));
-  }
-  EmitGemm(part, tile, b);
-  return absl::OkStatus();
-}
-
-// Whether the parts of a lane follow one another grain by grain, so that what follows a product of many rows finds it
-// in the cache. Of few rows it is there anyway, and weights are better read on and on.
-bool GoesByGrain(absl::Span<const KernelSpec> lane) {
-  const auto has_many_rows = [](const KernelSpec& part) {
-    return part.gemm && (part.gemm->shape == TileShape::kOuter || part.gemm->shape == TileShape::kBlocks ||
-                         part.gemm->shape == TileShape::kBlocksTight);
-  };
-  return lane.size() > 1 && std::any_of(lane.begin(), lane.end(), has_many_rows);
-}
-
-}  // namespace
-
-absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out) {
-  VectorBuilder b(out, target, kernel.symbol, dims);
-  const absl::Span<const KernelSpec> parts = PartsOf(kernel.spec);
-  const Int begin = b.Begin(), end = b.End();
-  Int first = b.Const(0);  // grain of the lane
-  absl::Status status;
-  for (size_t i = 0, next = 0; i < parts.size(); i = next) {
-    while (next < parts.size() && parts[next].lane == parts[i].lane) ++next;
-    const absl::Span<const KernelSpec> lane = parts.subspan(i, next - i);
-    if (parts.back().lane > 0) {
-      const Int grains = GrainsOf(b, lane[0]);
-      b.SetGrains(b.Max(b.Sub(begin, first), b.Const(0)), b.Min(b.Sub(end, first), grains));
-      first = b.Add(first, grains);
-    }
-    const auto emit = [&] {
-      for (const KernelSpec& part : lane) status.Update(EmitPart(part, b));
-    };
-    if (!GoesByGrain(lane)) {
-      emit();
-      continue;
-    }
-    b.For(b.Begin(), b.End(), 1, {}, [&](Int grain) {
-      b.SetGrains(grain, b.Add(grain, b.Const(1)));
-      emit();
-    });
-  }
-  b.Finish();
-  return status;
-}
-
-namespace {
-
 // Calls options.progress, if there is one, under a lock.
 class Progress {
  public:
@@ -184,19 +127,21 @@ absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, con
       plans.push_back({target, std::move(group)});
   }
   firsts.push_back(plans.size());
+  SINTER_ASSIGN_OR_RETURN(const Codegen* codegen, GetCodegen());
   std::vector<CompiledObject> objects(plans.size());
   Progress progress(options, "kernels", static_cast<int64_t>(objects.size()));
   SINTER_RETURN_IF_ERROR(ParallelFor(
       "compiling kernels", static_cast<int64_t>(objects.size()), options.threads, [&](int64_t i) -> absl::Status {
         const size_t index = static_cast<size_t>(i);
         const auto& [target, kernels] = plans[index];
-        Emitted emitted;
+        std::vector<const PlannedKernel*> together;
         for (uint32_t k : kernels) {
-          SINTER_RETURN_IF_ERROR(EmitKernel(table.kernels[k], *target, module.dims, emitted));
+          together.push_back(&table.kernels[k]);
           objects[index].symbols.push_back(table.kernels[k].symbol);
         }
-        const Effort effort = EffortFor(table.kernels[kernels[0]], *target, module.dims);
-        SINTER_ASSIGN_OR_RETURN(objects[index].bytes, CompileToObject(emitted, *target, effort));
+        const Effort effort = EffortFor(*together[0], *target, module.dims);
+        SINTER_ASSIGN_OR_RETURN(objects[index].bytes,
+                                codegen->Generate(together, *target, module.dims, effort, CodeForm::kObject));
         progress.Step();
         return absl::OkStatus();
       }));
@@ -204,7 +149,7 @@ absl::StatusOr<std::vector<PlacedImage>> CompileImages(const Module& module, con
   uint64_t offset = 0;
   for (size_t t = 0; t < options.targets.size(); ++t) {
     const absl::Span<const CompiledObject> own(objects.data() + firsts[t], firsts[t + 1] - firsts[t]);
-    SINTER_ASSIGN_OR_RETURN(LinkedImage image, LinkImage(own));
+    SINTER_ASSIGN_OR_RETURN(LinkedImage image, codegen->Link(own));
     PlacedImage placed{options.targets[t], std::move(image.bytes), {}, offset};
     for (const PlannedKernel& kernel : table.kernels)
       placed.entry_points.push_back(image.entry_points.at(kernel.symbol));
@@ -279,6 +224,25 @@ absl::Status WriteWeights(const Placement& placement, const CompileOptions& opti
 }
 
 }  // namespace
+
+std::jthread PrepareToCompile() {
+  const auto prepare = []() -> absl::Status {
+    SINTER_ASSIGN_OR_RETURN(const Codegen* codegen, GetCodegen());
+    SINTER_ASSIGN_OR_RETURN(const Target* target, NativeTarget());
+    const PlannedKernel nothing{"nothing", {}};
+    SINTER_ASSIGN_OR_RETURN(std::string object,
+                            codegen->Generate({&nothing}, *target, DimTable(), Effort::kFull, CodeForm::kObject));
+    return codegen->Link({CompiledObject{std::move(object), {nothing.symbol}}}).status();
+  };
+  try {
+    return std::jthread([prepare] {
+      PutHeapOfThreadInHugePages();
+      WithoutExceptions("code generation", prepare).IgnoreError();
+    });
+  } catch (const std::exception&) {
+    return {};  // no thread is to be had
+  }
+}
 
 absl::StatusOr<OutputFile> Compile(const Module& module, const ModuleInfo& info, const CompileOptions& options,
                                    OutputFile file) {

@@ -9,15 +9,15 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "backend/codegen.h"
 #include "backend/kernel_spec.h"
-#include "backend/object.h"
 #include "backend/target.h"
-#include "backend/vector_builder.h"
 #include "base/file.h"
 #include "ir/graph.h"
 #include "runtime/tokenizer.h"
@@ -51,11 +51,6 @@ struct CompileOptions {
   std::function<void(absl::string_view what, int64_t done, int64_t total)> progress;
 };
 
-// A kernel of a planned module, once for all steps that share it.
-struct PlannedKernel {
-  std::string symbol;  // "gemm_9f2c1a0b4d5e6f70": family and content hash
-  KernelSpec spec;
-};
 struct KernelTable {
   std::vector<PlannedKernel> kernels;
   // Of every kernel op: which kernel it calls.
@@ -67,8 +62,10 @@ absl::StatusOr<KernelTable> CollectKernels(const Module& module);
 std::vector<std::string> TilesOf(const PlannedKernel& kernel);
 // How a kernel is compiled.
 Effort EffortFor(const PlannedKernel& kernel, const Target& target, const DimTable& dims);
-// Adds the code of one kernel for one target to `out`.
-absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out);
+
+// Loads the code generator and lets it compile nothing once, in the background, so that neither takes time when Compile
+// needs it: to be called before the module is made. What goes wrong Compile will say.
+std::jthread PrepareToCompile();
 
 // kInvalidArgument when the module is not planned. On success the file is in place (or, for an anonymous one, ready to
 // map).

@@ -1,16 +1,22 @@
 // Emitters: a kernel spec in, the kernel's code out, through a VectorBuilder. One function a family; no LLVM here.
 //
-// Emitters assume that SpecOf accepted the body, so they do not fail.
+// Emitters of families assume that SpecOf accepted the body, so they do not fail.
 #pragma once
 
 #include <functional>
 #include <vector>
 
+#include "backend/codegen.h"
 #include "backend/kernel_spec.h"
 #include "backend/packed_blocks.h"
 #include "backend/vector_builder.h"
 
 namespace sinter {
+
+// Adds the code of one kernel for one target to `out`. kInvalidArgument: a tile is not for its product.
+absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const DimTable& dims, Emitted& out);
+// That, and LLVM.
+const Codegen& LinkedCodegen();
 
 // Families map, row and move.
 void EmitRows(const KernelSpec& spec, VectorBuilder& b);

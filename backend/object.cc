@@ -45,8 +45,7 @@ absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target, Effort eff
     LLVMInitializeX86TargetMC();
     LLVMInitializeX86AsmPrinter();
     // LSR takes a third of the time of code generation, for loops whose addresses the emitters already write as base +
-    // index * scale
-    // + number. Registers are allocated well at every level.
+    // index * scale + number. Registers are allocated well at every level.
     SetOption("disable-lsr");
     SetOption("optimize-regalloc");
   });
@@ -67,23 +66,11 @@ absl::StatusOr<llvm::TargetMachine*> MachineFor(const Target& target, Effort eff
   return machine.get();
 }
 
-absl::StatusOr<std::string> Generate(const Emitted& kernels, const Target& target, Effort effort,
-                                     llvm::CodeGenFileType kind) {
-  SINTER_ASSIGN_OR_RETURN(llvm::TargetMachine * machine, MachineFor(target, effort));
-  llvm::Module& module = *kernels.module;
-  module.setTargetTriple(kTriple);
-  module.setDataLayout(machine->createDataLayout());
+absl::Status Verify(const llvm::Module& module) {
   std::string problem;
   llvm::raw_string_ostream problems(problem);
-  if (llvm::verifyModule(module, &problems))
-    return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
-  llvm::SmallVector<char, 0> buffer;
-  llvm::raw_svector_ostream out(buffer);
-  llvm::legacy::PassManager passes;
-  if (machine->addPassesToEmitFile(passes, out, nullptr, kind))
-    return absl::InternalError("LLVM cannot emit this kind of file");
-  passes.run(module);
-  return std::string(buffer.data(), buffer.size());
+  if (!llvm::verifyModule(module, &problems)) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
 }
 
 namespace jitlink = llvm::jitlink;
@@ -165,21 +152,28 @@ absl::Status Link(const CompiledObject& object, orc::ExecutionSession& session, 
 
 }  // namespace
 
-absl::StatusOr<std::string> IrText(const Emitted& kernels) {
-  std::string text, problem;
-  llvm::raw_string_ostream problems(problem), out(text);
-  if (llvm::verifyModule(*kernels.module, &problems))
-    return absl::InternalError(absl::StrCat("LLVM IR is not well formed: ", problem));
-  kernels.module->print(out, nullptr);
-  return text;
-}
-
-absl::StatusOr<std::string> CompileToObject(const Emitted& kernels, const Target& target, Effort effort) {
-  return Generate(kernels, target, effort, llvm::CodeGenFileType::ObjectFile);
-}
-
-absl::StatusOr<std::string> CompileToAssembly(const Emitted& kernels, const Target& target, Effort effort) {
-  return Generate(kernels, target, effort, llvm::CodeGenFileType::AssemblyFile);
+absl::StatusOr<std::string> GenerateCode(const Emitted& kernels, const Target& target, Effort effort, CodeForm form) {
+  llvm::Module& module = *kernels.module;
+  if (form == CodeForm::kLlvmIr) {
+    SINTER_RETURN_IF_ERROR(Verify(module));
+    std::string text;
+    llvm::raw_string_ostream out(text);
+    module.print(out, nullptr);
+    return text;
+  }
+  SINTER_ASSIGN_OR_RETURN(llvm::TargetMachine * machine, MachineFor(target, effort));
+  module.setTargetTriple(kTriple);
+  module.setDataLayout(machine->createDataLayout());
+  SINTER_RETURN_IF_ERROR(Verify(module));
+  llvm::SmallVector<char, 0> buffer;
+  llvm::raw_svector_ostream out(buffer);
+  llvm::legacy::PassManager passes;
+  const auto kind =
+      form == CodeForm::kAssembly ? llvm::CodeGenFileType::AssemblyFile : llvm::CodeGenFileType::ObjectFile;
+  if (machine->addPassesToEmitFile(passes, out, nullptr, kind))
+    return absl::InternalError("LLVM cannot emit this kind of file");
+  passes.run(module);
+  return std::string(buffer.data(), buffer.size());
 }
 
 absl::StatusOr<LinkedImage> LinkImage(absl::Span<const CompiledObject> objects) {

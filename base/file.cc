@@ -165,11 +165,16 @@ void MappedFile::PreferHugePages() const {
   if (data_ != nullptr) madvise(const_cast<uint8_t*>(data_), size_, MADV_HUGEPAGE);
 }
 
-void MappedFile::Drop(size_t offset, size_t size) const {
+void MappedFile::Populate(size_t offset, size_t size) const { Advise(offset, size, MADV_POPULATE_READ); }
+
+void MappedFile::Drop(size_t offset, size_t size) const { Advise(offset, size, MADV_DONTNEED); }
+
+// For the whole pages in the range; a kernel that does not know it refuses, and pages are mapped as they are read.
+void MappedFile::Advise(size_t offset, size_t size, int advice) const {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t begin = (offset + page - 1) / page * page, end = (offset + size) / page * page;
   if (data_ != nullptr && begin < end && end <= size_) {
-    madvise(const_cast<uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
+    madvise(const_cast<uint8_t*>(data_) + begin, end - begin, advice);
   }
 }
 

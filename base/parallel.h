@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/heap.h"
 #include "base/out_of_memory.h"
 
 namespace sinter {
@@ -40,7 +41,11 @@ inline absl::Status ParallelFor(absl::string_view doing, int64_t count, int thre
   };
   std::vector<std::jthread> others;
   const absl::Status started = WithoutExceptions(doing, [&] {
-    for (int t = 1; t < threads && t < count; ++t) others.emplace_back(run);
+    for (int t = 1; t < threads && t < count; ++t)
+      others.emplace_back([&run] {
+        PutHeapOfThreadInHugePages();
+        run();
+      });
     return absl::OkStatus();
   });
   (void)started.ok();  // or fewer do it

@@ -3,7 +3,7 @@
 // What a status code means is one fact, kept here because the command line turns it into an exit code:
 //   kInvalidArgument     malformed input (a file that lies about itself, IR text that does not parse)      -> 4
 //   kUnimplemented       a model or op that is well formed and not supported                              -> 3
-//   kFailedPrecondition  a compiled module that does not fit this CPU or this version                      -> 5
+//   kFailedPrecondition  a compiled module or a part of the program that does not fit this CPU or version  -> 5
 //   kResourceExhausted   memory, disk or descriptors ran out                                               -> 6
 //   kNotFound, kOutOfRange  usage: a file that is not there, an id or a length outside its range           -> 2
 //   kAborted             a comparison failed                                                               -> 1

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "backend/compile.h"
+#include "backend/emit.h"
 #include "runtime/cpu.h"
 #include "tools/compile_flags.h"
 

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "backend/compile.h"
+#include "base/heap.h"
 #include "base/status.h"
 #include "ir/text.h"
 #include "runtime/cpu.h"
@@ -51,6 +52,7 @@ struct Creation {
 absl::StatusOr<Creation> Create(const CompileFlags& flags) {
   Creation creation;
   const double start = Milliseconds();
+  const std::jthread prepares = PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource("preset:smallmind", flags));
   const double made = Milliseconds();
   SINTER_RETURN_IF_ERROR(RunPasses(source, flags).status());
@@ -172,6 +174,7 @@ absl::Status Demo() {
 }  // namespace sinter
 
 int main() {
+  sinter::PutHeapInHugePages();
   const absl::Status status = sinter::Demo();
   if (!status.ok()) std::fprintf(stderr, "smallmind_demo: error: %s\n", std::string(status.message()).c_str());
   return sinter::ExitCode(status);

@@ -31,6 +31,7 @@ Checksum ChecksumOf(const MappedFile& file, uint64_t offset, uint64_t size) {
   XXH3_128bits_reset(&state);
   for (uint64_t done = 0; done < size; done += kChunk) {
     const uint64_t n = std::min(kChunk, size - done);
+    file.Populate(offset + done, n);
     XXH3_128bits_update(&state, file.bytes().data() + offset + done, n);
     file.Drop(offset + done, n);
   }

@@ -142,6 +142,26 @@ TEST_F(CliFiles, OnlyRegularFilesAreReplaced) {
   EXPECT_EQ(ReadAll(folder_ / "link"), ReadAll(module));
 }
 
+TEST_F(CliFiles, WithoutTheCodeGeneratorsFile) {
+  const std::string module = Compiled();
+  const std::string alone = folder_ / "sinter", beside = folder_ / "sinter-codegen.so";
+  std::filesystem::copy_file(kSinter, alone);
+  EXPECT_EQ(Spawn(folder_, {alone, "run", module, "-p", "abc", "-n", "2", "--temp=0"}).code, 0);
+  EXPECT_EQ(Spawn(folder_, {alone, "inspect", model_}).code, 0);
+  const auto expect_failure = [&](const std::string& why) {
+    const CliResult compiled = Spawn(folder_, {alone, "compile", model_, "-o", "new.sinter"});
+    ExpectFailure(compiled, 5, "the code generator, which lies beside the program, cannot be loaded: " + beside + why);
+    ExpectFailure(Spawn(folder_, {alone, "run", model_, "-p", "abc", "-n", "2"}), 5, beside + why);
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "new.sinter"));
+  };
+  expect_failure(": cannot open shared object file");
+  WriteAll(beside, "no library, but a text that is longer than the header of one: it has sixty-four bytes");
+  expect_failure(": invalid ELF header");
+  std::filesystem::copy_file(kSinter + "-codegen.so", beside, std::filesystem::copy_options::overwrite_existing);
+  const CliResult whole = Spawn(folder_, {alone, "compile", model_, "-o", "new.sinter"});
+  EXPECT_EQ(whole.code, 0) << whole.err;
+}
+
 TEST_F(CliFiles, AReaderThatIsGone) {
   const std::string module = Compiled("long.sinter", "--ctx=100000");
   const CliResult pipe = Shell("(" + kSinter +

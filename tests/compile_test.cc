@@ -240,7 +240,7 @@ TEST(LinkImage, LaysKernelsOutTheSameWayEveryTime) {
     VectorBuilder b(emitted, target, name, dims);
     b.Store(DType::kF32, b.Operand(0, false), b.Splat(objects.size() + 0.125));
     b.Finish();
-    auto object = CompileToObject(emitted, target, Effort::kFull);
+    auto object = GenerateCode(emitted, target, Effort::kFull, CodeForm::kObject);
     ASSERT_TRUE(object.ok()) << object.status();
     objects.push_back({*std::move(object), {name}});
   }

@@ -26,7 +26,7 @@ class EmittedFunction {
     VectorBuilder builder(emitted, target, "kernel", dims);
     emit(builder);
     builder.Finish();
-    SINTER_ASSIGN_OR_RETURN(std::string object, CompileToObject(emitted, target, Effort::kLight));
+    SINTER_ASSIGN_OR_RETURN(std::string object, GenerateCode(emitted, target, Effort::kLight, CodeForm::kObject));
     SINTER_ASSIGN_OR_RETURN(const LinkedImage image, LinkImage({CompiledObject{std::move(object), {"kernel"}}}));
     EmittedFunction function;
     function.size_ = image.bytes.size();

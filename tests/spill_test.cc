@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "backend/compile.h"
+#include "backend/emit.h"
 #include "backend/kernel_reason.h"
 #include "backend/object.h"
 #include "frontend/model.h"
@@ -112,10 +113,8 @@ std::set<std::string> CheckKernels(Module& module, absl::string_view passes, con
   size_t vectorized = 0;
   for (const PlannedKernel& kernel : table->kernels) {
     families.insert(kernel.spec.family);
-    Emitted emitted;
-    const absl::Status status = EmitKernel(kernel, target, module.dims, emitted);
-    EXPECT_TRUE(status.ok()) << status;
-    const auto assembly = CompileToAssembly(emitted, target, EffortFor(kernel, target, module.dims));
+    const Effort effort = EffortFor(kernel, target, module.dims);
+    const auto assembly = LinkedCodegen().Generate({&kernel}, target, module.dims, effort, CodeForm::kAssembly);
     EXPECT_TRUE(assembly.ok()) << assembly.status();
     if (!assembly.ok()) return families;
     vectorized += absl::StrContains(*assembly, "%ymm") || absl::StrContains(*assembly, "%zmm");
@@ -258,7 +257,7 @@ TEST(VectorSpills, AreFound) {
         b.Store(DType::kF32, b.Offset(y, DType::kF32, b.Const(static_cast<int64_t>(i) * b.lanes())), sums[i]);
       }
       b.Finish();
-      const auto assembly = CompileToAssembly(emitted, target, Effort::kFull);
+      const auto assembly = GenerateCode(emitted, target, Effort::kFull, CodeForm::kAssembly);
       ASSERT_TRUE(assembly.ok()) << assembly.status();
       const std::vector<Spill> spills = VectorSpills(*assembly);
       EXPECT_EQ(spills.empty(), held < target.registers) << name << " holding " << held;

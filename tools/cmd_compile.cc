@@ -9,8 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "backend/codegen.h"
 #include "backend/kernel_reason.h"
-#include "backend/object.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "ir/text.h"
@@ -28,25 +28,21 @@ struct EmitCompileFlags {
   CompileFlags compile;
 };
 
-// Text forms of the code of one kernel for one target.
-using CodeText = absl::StatusOr<std::string> (*)(const Emitted&, const Target&, Effort);
-
 struct EmitKind {
   const char* name;
-  std::optional<Stage> last;  // the stage whose last pass the text is printed after; none: all passes run
-  CodeText code;              // null: the module's own text, or, for "module" and "obj", bytes
+  std::optional<Stage> last;     // the stage whose last pass the text is printed after; none: all passes run
+  std::optional<CodeForm> code;  // none: the module's own text, or, for "module" and "obj", bytes
   const char* doc;
 };
 constexpr EmitKind kEmitKinds[] = {
-    {"module", std::nullopt, nullptr, "a compiled module"},
-    {"sir", Stage::kGraph, nullptr, "the graph after its last pass, as text"},
-    {"kernels", Stage::kKernels, nullptr, "the steps before buffers are planned, as text"},
-    {"planned", std::nullopt, nullptr, "the planned steps, as text"},
-    {"llvm", std::nullopt, [](const Emitted& kernel, const Target&, Effort) { return IrText(kernel); },
-     "LLVM IR of the kernels"},
-    {"asm", std::nullopt, CompileToAssembly,
+    {"module", std::nullopt, std::nullopt, "a compiled module"},
+    {"sir", Stage::kGraph, std::nullopt, "the graph after its last pass, as text"},
+    {"kernels", Stage::kKernels, std::nullopt, "the steps before buffers are planned, as text"},
+    {"planned", std::nullopt, std::nullopt, "the planned steps, as text"},
+    {"llvm", std::nullopt, CodeForm::kLlvmIr, "LLVM IR of the kernels"},
+    {"asm", std::nullopt, CodeForm::kAssembly,
      "assembly of the kernels, each with its tile, its steps and what decided them"},
-    {"obj", std::nullopt, nullptr, "a folder -o with TARGET/KERNEL.o, one ELF object a kernel"},
+    {"obj", std::nullopt, std::nullopt, "a folder -o with TARGET/KERNEL.o, one ELF object a kernel"},
 };
 
 const EmitKind& FindEmit(const std::string& name) {
@@ -88,10 +84,11 @@ bool IsNamed(const PlannedKernel& kernel, const Steps& steps, const std::string&
   });
 }
 
-absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeText code) {
+absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeForm form) {
   const Module& module = *source.module;
   SINTER_ASSIGN_OR_RETURN(const KernelTable table, CollectKernels(module));
   SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(TargetsFor(source, flags.compile)));
+  SINTER_ASSIGN_OR_RETURN(const Codegen* codegen, GetCodegen());
   const std::vector<Steps> steps = StepsOf(module, table);
   const char* const comment = flags.emit == "llvm" ? "; " : "# ";
   std::string text;
@@ -101,10 +98,8 @@ absl::Status EmitText(const EmitCompileFlags& flags, const Source& source, CodeT
       const PlannedKernel& kernel = table.kernels[i];
       if (!flags.kernel.empty() && !IsNamed(kernel, steps[i], flags.kernel)) continue;
       progress.Update("kernels", static_cast<int64_t>(i), static_cast<int64_t>(table.kernels.size()));
-      Emitted emitted;
-      SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
       const Effort effort = EffortFor(kernel, *target, module.dims);
-      SINTER_ASSIGN_OR_RETURN(const std::string body, code(emitted, *target, effort));
+      SINTER_ASSIGN_OR_RETURN(const std::string body, codegen->Generate({&kernel}, *target, module.dims, effort, form));
       std::vector<std::string> tiles;
       for (const std::string& tile : TilesOf(kernel)) {
         if (absl::StartsWith(tile, absl::StrCat(target->name, ":"))) tiles.push_back(tile);
@@ -133,14 +128,14 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
   const Module& module = *source.module;
   SINTER_ASSIGN_OR_RETURN(const KernelTable table, CollectKernels(module));
   SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(TargetsFor(source, flags.compile)));
+  SINTER_ASSIGN_OR_RETURN(const Codegen* codegen, GetCodegen());
   for (const Target* target : targets) {
     const fs::path folder = fs::path(flags.output) / std::string(target->name);
     SINTER_RETURN_IF_ERROR(CreateFolders(folder.string()));
     for (const PlannedKernel& kernel : table.kernels) {
-      Emitted emitted;
-      SINTER_RETURN_IF_ERROR(EmitKernel(kernel, *target, module.dims, emitted));
       SINTER_ASSIGN_OR_RETURN(const std::string object,
-                              CompileToObject(emitted, *target, EffortFor(kernel, *target, module.dims)));
+                              codegen->Generate({&kernel}, *target, module.dims,
+                                                EffortFor(kernel, *target, module.dims), CodeForm::kObject));
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
@@ -168,7 +163,7 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
     return absl::OutOfRangeError(flags.emit == "obj" ? "--emit=obj needs a folder: -o DIR"
                                                      : "say where to: -o OUT.sinter");
   }
-  if (!flags.kernel.empty() && kind.code == nullptr) {
+  if (!flags.kernel.empty() && !kind.code) {
     return absl::OutOfRangeError("--kernel chooses what --emit=asm and --emit=llvm print");
   }
   if (IsCompiled(flags.model)) {
@@ -176,6 +171,7 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
         absl::StrCat(flags.model, " is compiled already; give the model that it was made from"));
   }
   SINTER_RETURN_IF_ERROR(ParseTargets(flags.compile.target).status());
+  const std::jthread prepares = kind.last || flags.emit == "planned" ? std::jthread() : PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.model, flags.compile, flags.weights));
   NoteContext(source, flags.compile);
   SINTER_ASSIGN_OR_RETURN(std::vector<const PassInfo*> passes, PassesFrom(flags.compile, source.module->stage));
@@ -183,13 +179,13 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
     while (!passes.empty() && passes.back()->to > *kind.last) passes.pop_back();
   }
   SINTER_RETURN_IF_ERROR(RunPasses(source, flags.compile, passes).status());
-  if (kind.code != nullptr || flags.emit == "obj") {
+  if (kind.code || flags.emit == "obj") {
     if (source.module->stage != Stage::kPlanned) {
       return absl::OutOfRangeError(absl::StrCat("--emit=", flags.emit,
                                                 " needs a module at stage planned; the passes leave it at ",
                                                 StageName(source.module->stage)));
     }
-    return kind.code != nullptr ? EmitText(flags, source, kind.code) : EmitObjects(flags, source);
+    return kind.code ? EmitText(flags, source, *kind.code) : EmitObjects(flags, source);
   }
   if (flags.emit == "module") return EmitModule(flags, source, start);
   return WriteResult(flags.output, Print(*source.module));

@@ -409,6 +409,7 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::
     }
     return CompiledModule::Open(path, flags.target == "native" ? "" : flags.target);
   }
+  const std::jthread prepares = PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(path, flags));
   NoteContext(source, flags);
   return CompileInMemory(source, flags, command);

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/heap.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
 #include "tools/console.h"
@@ -42,7 +43,7 @@ int Main(int argc, char** argv) {
       "MODEL is a .gguf file, a compiled .sinter, or preset:NAME. `sinter VERB --help` describes a verb.\n"
       "Results go to stdout, everything else to stderr.\n"
       "Exit codes: 0 ok, 1 comparison failed, 2 usage, 3 unsupported model or op, 4 malformed input,\n"
-      "5 module does not fit this CPU or version, 6 out of resources, 70 internal error;\n"
+      "5 module or code generator does not fit this CPU or version, 6 out of resources, 70 internal error;\n"
       "130 and 143: stopped by ctrl-C and by SIGTERM.");
   Action action;
   action.command_line = Quoted(argc, argv);
@@ -88,6 +89,7 @@ int Main(int argc, char** argv) {
 }  // namespace sinter
 
 int main(int argc, char** argv) {
+  sinter::PutHeapInHugePages();
   sinter::TakeSignals();
   return sinter::Main(argc, argv);
 }

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "backend/codegen.h"
 #include "backend/placement.h"
 #include "base/status.h"
 #include "frontend/gguf.h"
@@ -108,7 +109,12 @@ uint64_t BytesOf(const std::vector<CachedFile>& files) {
 
 absl::StatusOr<CacheKey> CacheKeyOf(const std::string& model, const CompileFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(const std::string identity, IdentityOf(model));
-  SINTER_ASSIGN_OR_RETURN(const std::string program, IdentityOf("/proc/self/exe"));
+  std::string program;
+  for (const std::string& file : {std::string("/proc/self/exe"), CodegenPath()}) {
+    if (file.empty()) continue;
+    SINTER_ASSIGN_OR_RETURN(const std::string state, IdentityOf(file));
+    absl::StrAppend(&program, state, ";");
+  }
   SINTER_ASSIGN_OR_RETURN(const Gguf gguf, Gguf::Open(model));
   SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(flags.target));
   std::error_code error;
@@ -252,6 +258,7 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenThroughCache(const std
     NoteContext(*module, flags);
     return module;
   }
+  const std::jthread prepares = PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(path, flags));
   NoteContext(source, flags);
   SINTER_RETURN_IF_ERROR(RunPasses(source, flags).status());

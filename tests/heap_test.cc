@@ -1,0 +1,73 @@
+// The heap in huge pages: asked of the kernel for all of what is allocated, by main and by a thread, and lost on
+// nothing.
+#include "base/heap.h"
+
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace sinter {
+namespace {
+
+// Of the mapping that holds `at`: whether huge pages are wanted in it ("hg" of VmFlags in proc(5)).
+bool WantsHugePages(const void* at) {
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t begin = 0, end = 0;
+    char dash = 0;
+    std::istringstream range(line);
+    if (range >> std::hex >> begin >> dash >> end && dash == '-') {
+      inside = begin <= reinterpret_cast<uintptr_t>(at) && reinterpret_cast<uintptr_t>(at) < end;
+    } else if (inside && line.rfind("VmFlags:", 0) == 0) {
+      return line.find(" hg") != std::string::npos;
+    }
+  }
+  return false;
+}
+
+int64_t ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  statm >> size >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+// Small and large pieces, all of whose bytes hold what was written.
+void ExpectUsable() {
+  std::vector<std::vector<uint8_t>> pieces;
+  for (size_t size = 1; size <= size_t{4} << 20; size *= 2) pieces.emplace_back(size, static_cast<uint8_t>(size % 251));
+  for (const std::vector<uint8_t>& piece : pieces) {
+    for (uint8_t byte : piece) ASSERT_EQ(byte, piece.size() % 251);
+  }
+}
+
+TEST(Heap, IsInHugePages) {
+  const int64_t before = ResidentBytes();
+  PutHeapInHugePages();
+  PutHeapInHugePages();  // asked again, it moves on and stays sound
+  const auto piece = std::make_unique<uint8_t[]>(1000);
+  const bool mains = WantsHugePages(piece.get());
+  bool threads = false;
+  for (int i = 0; i < 3; ++i) {  // the second takes the first's heap
+    std::thread([&] {
+      PutHeapOfThreadInHugePages();
+      const auto own = std::make_unique<uint8_t[]>(1000);
+      threads = WantsHugePages(own.get());
+      ExpectUsable();
+    }).join();
+  }
+  ExpectUsable();
+  if (!heap_in_huge_pages) GTEST_SKIP() << "malloc is not glibc's, or the heap cannot grow";
+  EXPECT_TRUE(mains);
+  EXPECT_TRUE(threads);
+  EXPECT_LT(ResidentBytes() - before, 40 << 20);  // addresses alone are reserved
+}
+
+}  // namespace
+}  // namespace sinter
