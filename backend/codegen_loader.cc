@@ -14,7 +14,7 @@ namespace {
 
 absl::StatusOr<const Codegen*> Load() {
   const std::string path = CodegenPath();
-  const auto failed = [&path](absl::string_view why) {
+  const auto failed = [](absl::string_view why) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the code generator, which lies beside the program, cannot be loaded: ", why, "; to build it: ./dev build"));
   };

@@ -360,7 +360,8 @@ class RowEmitter {
   // so that e * e is at most that many times the variance: as many roundings may be left of it, and of rows whose first
   // elements are like the others no more than of two passes.
   void Moments(OpId mean, OpId variance) {
-    const size_t chains = static_cast<size_t>(b_.target().registers / 16), rows = group_.size();
+    // A row alone needs four chains for its latency to be hidden; two rows of four fill half of 32 registers.
+    const size_t chains = static_cast<size_t>(b_.target().registers / 8), rows = group_.size();
     const ValueId x = graph_.op(mean).fields.operands[0];
     std::vector<Vec> around(rows), sums(rows * chains, b_.Splat(0.0)), squares(rows * chains, b_.Splat(0.0));
     ForEachRow([&] {
