@@ -45,6 +45,7 @@ class BlocksGemm : public GemmEmitter {
     const int64_t chunks = format_.block() / PackedBlocks::kChunk;
     const int64_t units = spec_.k.constant() / format_.block(), panel_bytes = units * layout_.unit_bytes;
     std::vector<Int> columns;
+    columns.reserve(static_cast<size_t>(Vectors(at)));
     rows_.clear();
     for (int v = 0; v < Vectors(at); ++v)
       columns.push_back(b_.Const(v * b_.lanes() / PackedBlocks::kColumns * panel_bytes));
@@ -218,13 +219,14 @@ class BytesGemm final : public BlocksGemm {
     std::vector<Sums> sums;
     for (int r = 0; r < at.height; ++r)
       sums.insert(sums.end(), static_cast<size_t>(vectors), b_.StartSums(first(r), format_.bits));
-    std::vector<Handle*> carried;
-    for (Sums& sum : sums) carried.push_back(&sum);
+    std::vector<Handle*> carried(sums.size());
+    std::transform(sums.begin(), sums.end(), carried.begin(), [](Sums& sum) { return &sum; });
     ForSteps(at, g, 0, vectors, carried, [&](const std::vector<Int>& elems, const Quanta& weights) {
       for (int r = 0; r < at.height; ++r) {
         const Ptr row = Bytes(Bytes(a, rows_[static_cast<size_t>(r)]), kQuanta);
-        std::vector<Quads> x;
-        for (const Int& at_quad : elems) x.push_back(b_.LoadQuadSplat(Bytes(row, at_quad)));
+        std::vector<Quads> x(elems.size());
+        std::transform(elems.begin(), elems.end(), x.begin(),
+                       [&](Int at_quad) { return b_.LoadQuadSplat(Bytes(row, at_quad)); });
         for (size_t v = 0; v < weights.size(); ++v) {
           Sums& sum = sums[static_cast<size_t>(r * vectors) + v];
           sum = b_.DotQuads(weights[v], x, sum, format_.bits);
@@ -237,7 +239,7 @@ class BytesGemm final : public BlocksGemm {
       if (format_.has_min) minima[static_cast<size_t>(v)] = Minimum(g, v);
     };
     const auto finish = [&](int r, int v) {
-      const auto i = static_cast<size_t>(r * vectors + v);
+      const size_t i = static_cast<size_t>(r * vectors) + static_cast<size_t>(v);
       const Vec scale = b_.LoadSplat(DType::kF32, Bytes(a, rows_[static_cast<size_t>(r)]));
       const Sums sum = b_.FinishSums(sums[i], first(r), format_.bits);
       Vec out = InScratch(at) ? b_.Load(DType::kF32, ScratchOf(i)) : c[i];
@@ -284,7 +286,8 @@ class DecodedGemm final : public BlocksGemm {
     for (int v = first; v < first + count; ++v) {
       scales.push_back(Scale(g, v));
       offsets.push_back(format_.has_min ? b_.Neg(Minimum(g, v)) : b_.Mul(scales.back(), b_.Splat(-format_.zero)));
-      for (int r = 0; r < at.height; ++r) sums.push_back(&c[static_cast<size_t>(r * Vectors(at) + v)]);
+      for (int r = 0; r < at.height; ++r)
+        sums.push_back(&c[static_cast<size_t>(r * Vectors(at)) + static_cast<size_t>(v)]);
     }
     ForSteps(at, g, first, count, sums, [&](const std::vector<Int>& elems, Quanta quanta) {
       for (size_t i = 0; i < elems.size(); ++i) {

@@ -80,7 +80,8 @@ namespace orc = llvm::orc;
 class SlabMemory : public jitlink::JITLinkMemoryManager {
  public:
   explicit SlabMemory(size_t capacity) : slab_(capacity + kAlign) {
-    base_ = reinterpret_cast<uint8_t*>(AlignUp(reinterpret_cast<int64_t>(slab_.data()), kAlign));
+    const size_t past = reinterpret_cast<uintptr_t>(slab_.data()) % kAlign;
+    base_ = slab_.data() + (past == 0 ? 0 : kAlign - past);
     capacity_ = capacity;
   }
 

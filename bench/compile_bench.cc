@@ -12,6 +12,7 @@
 #include "backend/emit.h"
 #include "runtime/cpu.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 
 namespace sinter {
 namespace {

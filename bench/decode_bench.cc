@@ -9,6 +9,7 @@
 #include "bench/measure.h"
 #include "runtime/workspace.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 
 namespace sinter {
 namespace {

@@ -21,6 +21,7 @@
 #include "runtime/cpu.h"
 #include "runtime/generate.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 
 namespace sinter {

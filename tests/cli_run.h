@@ -76,6 +76,7 @@ inline Running Start(const TestFolder& folder, const std::vector<std::string>& c
   posix_spawn_file_actions_addopen(&actions, 2, running.err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   posix_spawn_file_actions_addchdir_np(&actions, folder.path().c_str());
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   std::string home = "XDG_CACHE_HOME=" + (cache.empty() ? folder.cache() : cache);

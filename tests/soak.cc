@@ -28,6 +28,7 @@
 #include "runtime/workspace.h"
 #include "tests/heap_counter.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 
 namespace sinter {

@@ -22,6 +22,7 @@
 #include "runtime/workspace.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 #include "tools/json.h"
 

@@ -16,6 +16,7 @@
 #include "ir/text.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 
 namespace sinter {

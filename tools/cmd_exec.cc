@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 #include "tools/exec_tensors.h"
 #include "tools/npy.h"

@@ -14,7 +14,7 @@
 #include "frontend/tokenizer_data.h"
 #include "runtime/module.h"
 #include "tools/command.h"
-#include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 #include "tools/json.h"
 

@@ -9,6 +9,7 @@
 #include "runtime/module.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 
 namespace sinter {

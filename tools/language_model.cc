@@ -1,5 +1,6 @@
 #include "tools/language_model.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <numeric>
 
@@ -8,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 #include "tools/module_cache.h"
 #include "tools/npy.h"

@@ -5,7 +5,6 @@
 // used by one thread, the one that opened them.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
 #include <vector>

@@ -1,6 +1,7 @@
 // The `sinter` command line: one verb a file (cmd_VERB.cc).
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <exception>
 #include <new>
 #include <string>
 #include <system_error>
@@ -91,5 +92,10 @@ int Main(int argc, char** argv) {
 int main(int argc, char** argv) {
   sinter::PutHeapInHugePages();
   sinter::TakeSignals();
-  return sinter::Main(argc, argv);
+  try {
+    return sinter::Main(argc, argv);
+  } catch (const std::exception&) {  // before there were verbs, or while an error was told
+    std::fputs("sinter: error: out of memory\n", stderr);
+    return 6;
+  }
 }

@@ -25,6 +25,7 @@
 #include "frontend/presets.h"
 #include "runtime/cpu.h"
 #include "runtime/module_format.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 
 namespace sinter {

@@ -1,5 +1,6 @@
 #include "tools/prompt.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 

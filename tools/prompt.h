@@ -11,7 +11,6 @@
 //     from the first (--count=all), the last one excepted, whose next token lies outside.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
 #include <optional>
