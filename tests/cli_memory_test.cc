@@ -88,6 +88,15 @@ TEST_F(CliMemory, TheContextThatItNamesFits) {
               ContainsRegex("; module compiled with --ctx=[0-9]+ would fit\n"));
 }
 
+TEST_F(CliMemory, LogitsOfAPromptCount) {
+  ASSERT_EQ(Sinter(folder_, {"compile", "m.gguf", "-o", "m.sinter", "--ctx=200000"}).code, 0);
+  WriteAll(folder_ / "long.txt", std::string(190'000, 'a'));
+  const CliResult result = Limited(kKilobytes, "run m.sinter -f long.txt -n 0 -t 1 --logits=l.npy");
+  ExpectFailure(result, 6, "m.sinter: needs 218.9 MB of memory, ");
+  EXPECT_THAT(result.err, HasSubstr(", less what is open already): all of it for results\n"));
+  EXPECT_EQ(Limited(kKilobytes, "run m.sinter -p abc -n 0 -t 1 --logits=l.npy").code, 0);
+}
+
 TEST_F(CliMemory, AddressSpaceCountsThreadsAndCopies) {
   ASSERT_EQ(Sinter(folder_, {"compile", "m.gguf", "-o", "m.sinter", "--ctx=100000"}).code, 0);
   const CliResult result =

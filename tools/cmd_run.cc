@@ -47,13 +47,15 @@ bool Write(void* context, int32_t id, absl::string_view text) {
   return std::ferror(stdout) == 0;
 }
 
-absl::Status WriteLogits(const RunFlags& flags, Workspace& workspace, Sequence& sequence,
-                         absl::Span<const int32_t> prompt) {
-  const int64_t rows = static_cast<int64_t>(prompt.size()), columns = workspace.vocabulary();
+absl::Status WriteLogits(const RunFlags& flags, const LanguageModel& model, absl::Span<const int32_t> prompt) {
+  const int64_t rows = static_cast<int64_t>(prompt.size()), columns = model.workspace->vocabulary();
+  MemoryNeed need;
+  need.other_bytes = rows * columns * static_cast<int64_t>(sizeof(float));
+  SINTER_RETURN_IF_ERROR(CheckMemory(flags.model, need, MemoryLimits(), "", {&model.need, 1}));
   std::vector<float> logits(static_cast<size_t>(rows * columns));
-  SINTER_RETURN_IF_ERROR(workspace.Prefill(sequence, prompt, absl::MakeSpan(logits)));
+  SINTER_RETURN_IF_ERROR(model.workspace->Prefill(*model.sequence, prompt, absl::MakeSpan(logits)));
   SINTER_RETURN_IF_ERROR(WriteNpy(flags.logits, logits, {rows, columns}));
-  return sequence.Truncate(0);
+  return model.sequence->Truncate(0);
 }
 
 absl::Status Run(RunFlags& flags) {
@@ -70,7 +72,7 @@ absl::Status Run(RunFlags& flags) {
     return absl::OutOfRangeError(absl::StrCat("the prompt has ", prompt.size(), " tokens, the context ",
                                               sequence.capacity(), "; shorten it, or give more with --ctx=N"));
   }
-  if (!flags.logits.empty()) SINTER_RETURN_IF_ERROR(WriteLogits(flags, workspace, sequence, prompt));
+  if (!flags.logits.empty()) SINTER_RETURN_IF_ERROR(WriteLogits(flags, model, prompt));
   if (flags.tokens == 0) return absl::OkStatus();
 
   SamplerOptions options = flags.sampler;
