@@ -165,7 +165,7 @@ absl::Status CheckMemory(absl::string_view name, const MemoryNeed& need, absl::S
   if (tightest == nullptr || left >= 0) return absl::OkStatus();
   std::string text = absl::StrCat(name, ": needs ", Text(needed), " of memory, ", Text(available), " are available (",
                                   tightest->source, beside.empty() ? "" : ", less what is open already", "): ");
-  if (needed == need.other_bytes) return absl::ResourceExhaustedError(absl::StrCat(text, "all of it for results"));
+  if (needed == need.other_bytes) return absl::ResourceExhaustedError(absl::StrCat(text, "results ", Text(needed)));
   absl::StrAppend(&text, "weights ", Text(need.weights_bytes), " (", Text(need.weights), "), KV ");
   if (need.positions > 0) absl::StrAppend(&text, "of ", need.positions, " positions ");
   absl::StrAppend(&text, Text(need.state_bytes), ", arena ", Text(need.arena_bytes), ", threads ",

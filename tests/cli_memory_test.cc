@@ -93,7 +93,7 @@ TEST_F(CliMemory, LogitsOfAPromptCount) {
   WriteAll(folder_ / "long.txt", std::string(190'000, 'a'));
   const CliResult result = Limited(kKilobytes, "run m.sinter -f long.txt -n 0 -t 1 --logits=l.npy");
   ExpectFailure(result, 6, "m.sinter: needs 218.9 MB of memory, ");
-  EXPECT_THAT(result.err, HasSubstr(", less what is open already): all of it for results\n"));
+  EXPECT_THAT(result.err, HasSubstr(", less what is open already): results 218.9 MB\n"));
   EXPECT_EQ(Limited(kKilobytes, "run m.sinter -p abc -n 0 -t 1 --logits=l.npy").code, 0);
 }
 
