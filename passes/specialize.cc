@@ -63,6 +63,10 @@ absl::StatusOr<bool> Specialize(Module& module, PassContext&) {
     if (rows && symbol.min > 1) return false;
     one.Add(rows ? DimExpr(1) : DimExpr::Symbol(DimId{i}));
   }
+  // With a number for T a joint bound says nothing of T any more: what it allowed the other symbols, their ranges must.
+  for (const DimBound& bound : module.dims.bounds()) {
+    if (module.dims.Max(bound.expr.Substitute(one)) > bound.max) return false;
+  }
   const DimId tokens = module.dims.Find("T");
   if (!tokens.valid()) return false;
   std::vector<GraphId> general;

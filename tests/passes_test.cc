@@ -117,5 +117,21 @@ TEST(Specialize, NeedsTokensAndARangeWithOne) {
   }
 }
 
+// With 16 positions cached there may be no row, but never one: an entry of one row must not look at 17 positions.
+TEST(Specialize, NeedsRangesThatKeepTheBoundsForOneRow) {
+  for (const auto& [most, changed] : {std::pair{15, true}, std::pair{16, false}}) {
+    const auto module = ParseOrDie(absl::StrCat(
+        "module @m {\n  dim T in 0..16\n  dim P in 0..", most,
+        "\n  bound P+T <= 16\n  graph @main(%x: f32[1,1,T,4], %pos: i32[T], %c: state<f32[2,1,16,4]>) -> "
+        "(f32[1,P+T,4], state<f32[2,1,16,4]>) {\n    %c1 = kv_append %c, %x, %x, %pos : state<f32[2,1,16,4]>\n"
+        "    %K, %V = kv_view %c1 {len=P+T} : f32[1,P+T,4], f32[1,P+T,4]\n    %q = add %K, %V : f32[1,P+T,4]\n"
+        "    return %q, %c1\n  }\n}\n"));
+    ASSERT_NE(module, nullptr);
+    const auto records = RunChecked(*module, "specialize");
+    ASSERT_TRUE(records.ok()) << records.status();
+    EXPECT_EQ((*records)[0].changed, changed) << most;
+  }
+}
+
 }  // namespace
 }  // namespace sinter
