@@ -2,7 +2,7 @@
 //
 // The one there is, LLVM behind the emitters, is either part of the program (library sinter_codegen) or in a file of
 // its own beside it, sinter-codegen.so, loaded when the first kernel is to be compiled (library sinter_codegen_loader):
-// programs that mostly run what is compiled already start several times faster without it. A program links one of both.
+// programs that mostly run what is compiled already start in half of the time without it. A program links one of both.
 #pragma once
 
 #include <cstdint>
