@@ -31,9 +31,9 @@ inline void PutHeapInHugePages() {
     if (getrlimit(resource, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY) return;
   }
   constexpr int kReserve = 64 << 20, kMostOfHeap = 8 << 20;
-  constexpr size_t kGrow = 256 << 10;      // more than glibc begins with
-  mallopt(M_TOP_PAD, kReserve);            // by how much more than needed a heap grows
-  mallopt(M_MMAP_THRESHOLD, kMostOfHeap);  // what is larger is mapped apart
+  constexpr size_t kGrow = 256 << 10;  // more than glibc begins with
+  // By how much more than needed a heap grows, and from which size on a piece is mapped apart.
+  if (mallopt(M_TOP_PAD, kReserve) == 0 || mallopt(M_MMAP_THRESHOLD, kMostOfHeap) == 0) return;  // a sanitizer's
   void* volatile grown = std::malloc(kGrow);
   uint8_t* const rest = static_cast<uint8_t*>(grown);  // from here on the heap is free, and after this it is again
   std::free(grown);
