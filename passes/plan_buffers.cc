@@ -23,13 +23,13 @@ constexpr int64_t kAlignment = 64;
 
 absl::StatusOr<int64_t> Padded(int64_t bytes) {
   const std::optional<int64_t> padded = CheckedAlign<int64_t>(bytes, kAlignment);
-  if (!padded) return absl::InvalidArgumentError("a value is larger than memory can be");
+  if (!padded) return absl::ResourceExhaustedError("a value is larger than memory can be");
   return *padded;
 }
 
 absl::StatusOr<int64_t> EndOf(int64_t offset, int64_t bytes) {
   const std::optional<int64_t> end = CheckedAdd(offset, bytes);
-  if (!end) return absl::InvalidArgumentError("values are larger together than memory can be");
+  if (!end) return absl::ResourceExhaustedError("values are larger together than memory can be");
   return *end;
 }
 
