@@ -151,6 +151,7 @@ absl::Status CompiledText::MakeBuffers(int64_t positions) {
   if (!entry.outputs.empty()) result_ = buffers_.back();
   if (entry.states.empty()) return absl::OkStatus();
   SINTER_ASSIGN_OR_RETURN(sequence_, Sequence::Open(module_, entry.name));
+  sequence_->Reach(positions);
   for (size_t i = 0; i < entry.states.size(); ++i) FillState(entry.states[i], sequence_->state_data(i));
   if (entry.outputs.empty()) {
     const LoadedState& state = entry.states.back();

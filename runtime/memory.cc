@@ -1,5 +1,6 @@
 #include "runtime/memory.h"
 
+#include <linux/mman.h>  // MADV_COLLAPSE
 #include <sys/mman.h>
 
 #include <cerrno>
@@ -20,6 +21,11 @@ absl::StatusOr<PageMemory> PageMemory::Map(int64_t bytes, absl::string_view what
   memory.data_ = static_cast<uint8_t*>(data);
   memory.bytes_ = bytes;
   return memory;
+}
+
+void PageMemory::MoveToHugePages() const {
+  if (data_ == nullptr || madvise(data_, static_cast<size_t>(bytes_), MADV_HUGEPAGE) != 0) return;
+  madvise(data_, static_cast<size_t>(bytes_), MADV_COLLAPSE);  // an older kernel does it in its own time
 }
 
 PageMemory::~PageMemory() {

@@ -24,6 +24,10 @@ class PageMemory {
   }
   ~PageMemory();
 
+  // What was touched moves to huge pages, and what will be is mapped so, where the kernel has them: for memory of which
+  // all is used before long.
+  void MoveToHugePages() const;
+
   uint8_t* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
 

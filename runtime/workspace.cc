@@ -70,6 +70,13 @@ absl::StatusOr<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<const C
   });
 }
 
+void Sequence::Reach(int64_t positions) {
+  constexpr int64_t kPart = 8;  // below an eighth small pages hold less memory, and there is little to read
+  if (huge_pages_ || positions < capacity_ / kPart) return;
+  huge_pages_ = true;
+  for (const PageMemory& memory : memory_) memory.MoveToHugePages();
+}
+
 absl::Status Sequence::Truncate(int64_t position) {
   return WithoutExceptions("truncating a sequence", [&]() -> absl::Status {
     if (position < 0 || position > position_) {
@@ -277,6 +284,7 @@ absl::Status Workspace::RunStep(Sequence& sequence, absl::Span<const int32_t> id
     return absl::OutOfRangeError(absl::StrCat(module_->path(), ": no entry ", kStepEntry, " takes ", ids.size(),
                                               " tokens and ", rows.size(), " rows at position ", sequence.position()));
   }
+  sequence.Reach(sequence.position() + static_cast<int64_t>(ids.size()));
   std::iota(positions_.begin(), positions_.begin() + static_cast<ptrdiff_t>(ids.size()),
             static_cast<int32_t>(sequence.position()));
   const void* const inputs[] = {ids.data(), positions_.data(), rows.data()};

@@ -32,6 +32,9 @@ class Sequence {
   // Forgets positions from `position` on. kOutOfRange when it is not within [0, position()].
   absl::Status Truncate(int64_t position);
   void Advance(int64_t tokens) { position_ += tokens; }
+  // Positions that the next step will leave. Once they are a part of the capacity that counts, the states are in huge
+  // pages: attention reads them all for each token, and looking up small pages would hold it up.
+  void Reach(int64_t positions);
   const std::vector<SinterState>& states() const { return states_; }
   uint8_t* state_data(size_t i) const { return pages_[i]; }
   const CompiledModule& module() const { return *module_; }
@@ -43,6 +46,7 @@ class Sequence {
   std::vector<uint8_t*> pages_;  // of each state, its one page
   std::vector<SinterState> states_;
   int64_t position_ = 0, capacity_ = 0;
+  bool huge_pages_ = false;
 };
 
 class Workspace {

@@ -4,32 +4,15 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/memory_maps.h"
 
 namespace sinter {
 namespace {
-
-// Of the mapping that holds `at`: whether huge pages are wanted in it ("hg" of VmFlags in proc(5)).
-bool WantsHugePages(const void* at) {
-  std::ifstream maps("/proc/self/smaps");
-  bool inside = false;
-  for (std::string line; std::getline(maps, line);) {
-    uintptr_t begin = 0, end = 0;
-    char dash = 0;
-    std::istringstream range(line);
-    if (range >> std::hex >> begin >> dash >> end && dash == '-') {
-      inside = begin <= reinterpret_cast<uintptr_t>(at) && reinterpret_cast<uintptr_t>(at) < end;
-    } else if (inside && line.rfind("VmFlags:", 0) == 0) {
-      return line.find(" hg") != std::string::npos;
-    }
-  }
-  return false;
-}
 
 int64_t ResidentBytes() {
   std::ifstream statm("/proc/self/statm");
@@ -56,18 +39,18 @@ TEST(Heap, IsInHugePages) {
     ASSERT_EQ(getrlimit(resource, &limit), 0);
     if (limit.rlim_cur != RLIM_INFINITY) GTEST_SKIP() << "memory is limited (ulimit)";
   }
-  if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) GTEST_SKIP() << "this kernel has no huge pages";
+  if (!testing::KernelHasHugePages()) GTEST_SKIP() << "this kernel has no huge pages";
   const int64_t before = ResidentBytes();
   PutHeapInHugePages();
   PutHeapInHugePages();  // asked again, it moves on and stays sound
   const auto piece = std::make_unique<uint8_t[]>(1000);
-  const bool mains = WantsHugePages(piece.get());
+  const bool mains = testing::WantsHugePages(piece.get());
   bool threads = false;
   for (int i = 0; i < 3; ++i) {  // the second takes the first's heap
     std::thread([&] {
       PutHeapOfThreadInHugePages();
       const auto own = std::make_unique<uint8_t[]>(1000);
-      threads = WantsHugePages(own.get());
+      threads = testing::WantsHugePages(own.get());
       ExpectUsable();
     }).join();
   }

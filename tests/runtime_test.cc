@@ -15,6 +15,7 @@
 #include "runtime/generate.h"
 #include "runtime/workspace.h"
 #include "tests/heap_counter.h"
+#include "tests/memory_maps.h"
 #include "tests/module_builder.h"
 
 namespace sinter {
@@ -323,6 +324,31 @@ TEST_P(Threads, StepAndPrefillAgree) {
   const std::vector<float> last = LogitsAfter(absl::MakeConstSpan(ids).first(9));
   expected.insert(expected.end(), last.begin(), last.end());
   EXPECT_EQ(two, expected);
+}
+
+TEST(Step, StatesOfLongSequencesAreInHugePages) {
+  if (!testing::KernelHasHugePages()) GTEST_SKIP() << "this kernel has no huge pages";
+  constexpr int64_t kLong = int64_t{1} << 20, kEighth = kLong / 8;
+  fbs::MetadataT metadata = LanguageModel();
+  metadata.entries[0]->states[0]->dims = {kLong};
+  metadata.entries[0]->states[0]->bytes = 4 * kLong;
+  metadata.dims[kP]->max = kLong - 1;
+  metadata.bounds[0]->max = kLong;
+  const Module module = OpenOrDie(metadata);
+  const std::unique_ptr<Workspace> workspace = *Workspace::Open(module, 1);
+  const std::unique_ptr<Sequence> sequence = *Sequence::Open(module);
+  std::vector<float> row(kVocabulary);
+  ASSERT_TRUE(workspace->Prefill(*sequence, Ids(100), absl::MakeSpan(row)).ok());
+  sequence->Advance(kEighth - 102);  // of zeros
+  ASSERT_TRUE(workspace->Prefill(*sequence, Ids(1), absl::MakeSpan(row)).ok());
+  EXPECT_EQ(sequence->position(), kEighth - 1);
+  EXPECT_FALSE(testing::WantsHugePages(sequence->state_data(0)));
+  ASSERT_TRUE(workspace->Prefill(*sequence, {5}, absl::MakeSpan(row)).ok());
+  EXPECT_TRUE(testing::WantsHugePages(sequence->state_data(0)));
+  std::vector<int32_t> ids = Ids(100);  // all are there still
+  ids.push_back(Ids(1)[0]);
+  ids.push_back(5);
+  EXPECT_EQ(row, LogitsAfter(ids));
 }
 
 TEST(Step, EntriesThatAlwaysMakeARowServeStepsWithoutOne) {
