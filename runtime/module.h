@@ -40,6 +40,9 @@ struct DimSum {
 struct LoadedStep {
   SinterKernelFn kernel;  // nullptr when opened for inspection
   bool replicated, barrier;
+  // Of the first step after a barrier: how many steps further the one is that alone is split among threads before the
+  // next barrier, so that any thread may do any grain of it; -1 when there is none, and of all other steps.
+  int64_t to_alone = -1;
   struct Factor {
     DimSum expr;
     int64_t block;

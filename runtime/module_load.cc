@@ -67,6 +67,18 @@ LoadedStep Unpack(const fbs::Step& step, const uint8_t* code, const fbs::Image* 
   return unpacked;
 }
 
+void FindStepsAlone(std::vector<LoadedStep>& steps) {
+  for (size_t first = 0, next = 0; first < steps.size(); first = next) {
+    int64_t split = 0, to_alone = -1;
+    do {
+      if (steps[next].replicated) continue;
+      ++split;
+      to_alone = static_cast<int64_t>(next - first);
+    } while (++next < steps.size() && !steps[next].barrier);
+    if (split == 1) steps[first].to_alone = to_alone;
+  }
+}
+
 LoadedEntry Unpack(const fbs::Entry& entry, const uint8_t* code, const fbs::Image* image) {
   LoadedEntry unpacked;
   unpacked.name = std::string(ViewOf(entry.name()));
@@ -81,6 +93,7 @@ LoadedEntry Unpack(const fbs::Entry& entry, const uint8_t* code, const fbs::Imag
   }
   unpacked.steps.reserve(entry.steps()->size());
   for (const fbs::Step* step : *entry.steps()) unpacked.steps.push_back(Unpack(*step, code, image));
+  FindStepsAlone(unpacked.steps);
 
   std::set<uint16_t> symbols;
   const auto collect = [&symbols](const DimSum& sum) {

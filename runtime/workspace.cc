@@ -1,5 +1,7 @@
 #include "runtime/workspace.h"
 
+#include <x86intrin.h>
+
 #include <algorithm>
 #include <chrono>
 #include <limits>
@@ -114,6 +116,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const
 
 Workspace::EntryTables Workspace::MakeTables(const LoadedEntry& entry) const {
   EntryTables tables;
+  tables.paces.resize(scratch_.size(), std::vector<uint64_t>(entry.steps.size()));
   for (size_t thread = 0; thread < scratch_.size(); ++thread) {
     std::vector<void*>& slots = tables.slots.emplace_back();
     for (const LoadedStep& step : entry.steps) {
@@ -160,6 +163,7 @@ absl::Status Workspace::Run(const LoadedEntry& entry, absl::Span<const int64_t> 
     for (size_t i = 0; i < dims_.size(); ++i) dims_[i] = module_->dims()[i].min;
     for (uint16_t symbol : entry.symbols) dims_[symbol] = dims[symbol];
     frame_ = {&entry, &tables_[static_cast<size_t>(&entry - entries.data())], inputs, outputs, states};
+    ++runs_;
     const auto begin = std::chrono::steady_clock::now();
     team_->Run(
         team_size_.threads(), [](void* self, int thread) { static_cast<Workspace*>(self)->Walk(thread); }, this);
@@ -185,13 +189,50 @@ void Workspace::Walk(int thread) {
     }
   }
   SinterKernelArgs args = {slots.data(), dims_.data(), scratch_[static_cast<size_t>(thread)].data()};
-  for (const LoadedStep& step : frame_.entry->steps) {
-    if (step.barrier && threads > 1) team_->Barrier();
-    const int64_t grains = step.Grains(dims_.data());
-    const int64_t begin = step.replicated ? 0 : grains * thread / threads;
-    const int64_t end = step.replicated ? grains : grains * (thread + 1) / threads;
-    if (begin < end) step.kernel(&args, begin, end);
+  const std::vector<LoadedStep>& steps = frame_.entry->steps;
+  std::vector<uint64_t>& paces = frame_.tables->paces[static_cast<size_t>(thread)];
+  const auto first_of = [threads](int64_t grains, int i) { return grains * i / threads; };
+  size_t alone = steps.size();  // the step of which any thread may do any grain
+  int turn = 0;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const LoadedStep& step = steps[i];
+    if (threads > 1 && step.to_alone >= 0) {
+      const int64_t grains = steps[i + static_cast<size_t>(step.to_alone)].Grains(dims_.data());
+      if (grains <= GrainShares::kMostGrains) {
+        alone = i + static_cast<size_t>(step.to_alone);
+        turn = 1 - turn;
+        shares_[turn].Deal(thread, first_of(grains, thread), first_of(grains, thread + 1));
+      }
+    }
+    if (threads > 1 && step.barrier) team_->Barrier();
+    if (i == alone) {
+      RunShared(step, shares_[turn], thread, args, paces[i]);
+    } else {
+      const int64_t grains = step.Grains(dims_.data());
+      const int64_t begin = step.replicated ? 0 : first_of(grains, thread);
+      const int64_t end = step.replicated ? grains : first_of(grains, thread + 1);
+      if (begin < end) step.kernel(&args, begin, end);
+    }
     args.operands += step.operands.size();
+  }
+}
+
+// Where a part takes so little time that sharing it out would cost more than it brings, it is run as one; how long that
+// is, `pace` (ticks that a grain took) knows from the runs before, and is asked again now and then.
+void Workspace::RunShared(const LoadedStep& step, GrainShares& shares, int thread, const SinterKernelArgs& args,
+                          uint64_t& pace) const {
+  constexpr uint64_t kBriefTicks = 20'000;  // 5 to 10 us
+  constexpr uint64_t kAskedAgain = 16;      // runs
+  const int threads = team_size_.threads();
+  const int64_t grains = step.Grains(dims_.data());
+  const bool brief = pace * static_cast<uint64_t>(grains / threads + 1) < kBriefTicks;
+  int64_t begin, end;
+  for (bool timed = !brief || runs_ % kAskedAgain == 0; shares.Take(thread, threads, brief, begin, end);
+       timed = false) {
+    const uint64_t before = timed ? __rdtsc() : 0;
+    step.kernel(&args, begin, end);
+    if (timed) pace = (__rdtsc() - before) / static_cast<uint64_t>(end - begin);
+    if (brief) return;
   }
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "runtime/grain_shares.h"
 #include "runtime/memory.h"
 #include "runtime/module.h"
 #include "runtime/team_size.h"
@@ -92,7 +93,8 @@ class Workspace {
   // runs.
   struct EntryTables {
     std::vector<Patch> patches;
-    std::vector<std::vector<void*>> slots;  // [thread][slot]
+    std::vector<std::vector<void*>> slots;     // [thread][slot]
+    std::vector<std::vector<uint64_t>> paces;  // [thread][step]: what a grain took when it ran last, in ticks
   };
   // What the threads walk.
   struct Frame {
@@ -103,7 +105,7 @@ class Workspace {
     absl::Span<const SinterState> states;
   };
 
-  explicit Workspace(int threads) : team_size_(threads) {}
+  explicit Workspace(int threads) : shares_{GrainShares(threads), GrainShares(threads)}, team_size_(threads) {}
   EntryTables MakeTables(const LoadedEntry& entry) const;
   absl::Status PrepareSteps();
   absl::Status CheckStep(const Sequence& sequence, absl::Span<const int32_t> ids) const;
@@ -111,6 +113,8 @@ class Workspace {
   absl::Status RunStep(Sequence& sequence, absl::Span<const int32_t> ids, absl::Span<const int32_t> rows,
                        float* logits);
   void Walk(int thread);
+  void RunShared(const LoadedStep& step, GrainShares& shares, int thread, const SinterKernelArgs& args,
+                 uint64_t& pace) const;
 
   std::shared_ptr<const CompiledModule> module_;
   PageMemory arena_;
@@ -118,6 +122,9 @@ class Workspace {
   std::vector<EntryTables> tables_;                  // of each entry
   std::vector<int64_t> dims_;                        // of the current run, none unbound
   Frame frame_ = {};
+  // In turn: while some threads take the last grains of a step, others are dealt those of the next one.
+  GrainShares shares_[2];
+  uint64_t runs_ = 0;
   TeamSize team_size_;                // of the current run
   std::unique_ptr<ThreadTeam> team_;  // after all that its threads use
 

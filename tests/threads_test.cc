@@ -1,4 +1,5 @@
-// The team under stress; built with the thread sanitizer it also shows that the barrier orders plain memory.
+// The team under stress, and how its threads share out grains; built with the thread sanitizer it also shows that the
+// barrier orders plain memory.
 #include "runtime/threads.h"
 
 #include <gtest/gtest.h>
@@ -6,9 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "runtime/cpu.h"
+#include "runtime/grain_shares.h"
 #include "runtime/team_size.h"
 
 namespace sinter {
@@ -145,6 +148,72 @@ TEST(TeamSize, GoesDownToOneThread) {
   TeamSize size(8);
   ShareOfAll(size, 8, 100, [](int threads) { return threads - 1.0; });
   EXPECT_EQ(size.threads(), 1);
+}
+
+using Range = std::pair<int64_t, int64_t>;
+
+std::vector<Range> TakenBy(GrainShares& shares, int thread, int threads, bool whole) {
+  std::vector<Range> taken;
+  for (Range range; shares.Take(thread, threads, whole, range.first, range.second);) taken.push_back(range);
+  return taken;
+}
+
+TEST(GrainShares, OwnersTakeFromTheFrontAndOthersFromTheBack) {
+  GrainShares shares(3);
+  shares.Deal(0, 0, 0);
+  shares.Deal(1, 10, 20);
+  shares.Deal(2, 20, 21);
+  Range range;
+  ASSERT_TRUE(shares.Take(1, 3, false, range.first, range.second));
+  EXPECT_EQ(range, Range(10, 15));
+  ASSERT_TRUE(shares.Take(0, 3, false, range.first, range.second));
+  EXPECT_EQ(range, Range(17, 20));
+  EXPECT_EQ(TakenBy(shares, 0, 2, true), std::vector<Range>());  // of others nothing
+  EXPECT_EQ(TakenBy(shares, 1, 2, true), (std::vector<Range>{{15, 17}}));
+  EXPECT_EQ(TakenBy(shares, 0, 2, false), std::vector<Range>());  // thread 2 has no part in it
+  EXPECT_EQ(TakenBy(shares, 0, 3, false), (std::vector<Range>{{20, 21}}));
+  shares.Deal(0, GrainShares::kMostGrains - 1, GrainShares::kMostGrains);
+  EXPECT_EQ(TakenBy(shares, 0, 3, false),
+            (std::vector<Range>{{GrainShares::kMostGrains - 1, GrainShares::kMostGrains}}));
+}
+
+// Rounds as a workspace walks them: dealt before the barrier, in turn from two. Thread 0 naps now and then.
+struct SharedRounds {
+  ThreadTeam* team;
+  GrainShares shares[2];
+  std::vector<int> times;       // that each grain was taken
+  std::vector<Cell> of_others;  // of each thread
+};
+
+TEST_P(Team, EachGrainIsTakenOnce) {
+  constexpr int64_t kGrains = 997;
+  constexpr int kRounds = 200;
+  const int threads = GetParam();
+  const std::unique_ptr<ThreadTeam> team = *ThreadTeam::Create(threads);
+  SharedRounds rounds = {team.get(),
+                         {GrainShares(threads), GrainShares(threads)},
+                         std::vector<int>(kGrains),
+                         std::vector<Cell>(static_cast<size_t>(threads))};
+  const auto walk = [](void* context, int thread) {
+    SharedRounds& r = *static_cast<SharedRounds*>(context);
+    const int of = r.team->threads();
+    const int64_t first = kGrains * thread / of, last = kGrains * (thread + 1) / of;
+    for (int round = 0; round < kRounds; ++round) {
+      GrainShares& shares = r.shares[round % 2];
+      shares.Deal(thread, first, last);
+      r.team->Barrier();
+      if (thread == 0 && round % 50 == 0) usleep(2000);
+      for (int64_t begin, end; shares.Take(thread, of, (round + thread) % 3 == 0, begin, end);) {
+        for (int64_t i = begin; i < end; ++i) ++r.times[static_cast<size_t>(i)];
+        if (begin < first || end > last) r.of_others[static_cast<size_t>(thread)].value += end - begin;
+      }
+    }
+  };
+  team->Run(threads, walk, &rounds);
+  EXPECT_EQ(rounds.times, std::vector<int>(kGrains, kRounds));
+  int64_t of_others = 0;
+  for (const Cell& cell : rounds.of_others) of_others += cell.value;
+  EXPECT_EQ(of_others > 0, threads > 1);
 }
 
 TEST(Team, IdleWorkersUseNoCpu) {
