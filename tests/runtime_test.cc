@@ -90,34 +90,6 @@ TEST_P(Threads, SplitReplicatedAndBarriers) {
   }
 }
 
-// Long enough that threads take grains from one another, from the second run on.
-TEST_P(Threads, LongStepsAreSharedOut) {
-  constexpr int64_t kMost = int64_t{1} << 18;
-  fbs::MetadataT metadata = BaseMetadata();
-  metadata.dims[kT]->max = kMost;
-  metadata.bounds.clear();
-  metadata.arena_bytes = 2 * 4 * kMost;
-  const fbs::Operand x(fbs::Space_Input, 0), y(fbs::Space_Output, 0), a(fbs::Space_Arena, 0),
-      b(fbs::Space_Arena, 4 * kMost);
-  const auto add = [](bool barrier, std::vector<fbs::Operand> operands) {
-    return testing::KernelStep(testing::kAdd, fbs::StepMode_Split, barrier, List(Factor(Symbol(kT))),
-                               std::move(operands));
-  };
-  metadata.entries.push_back(std::make_unique<fbs::EntryT>(
-      MakeEntry("f", List(Param("x", "f32", List(Symbol(kT)))), List(Param("y", "f32", List(Symbol(kT)))), {},
-                List(add(false, {x, x, a}), add(true, {a, x, b}), add(true, {b, a, y})))));
-  const Module module = OpenOrDie(metadata);
-  const std::unique_ptr<Workspace> workspace = *Workspace::Open(module, GetParam());
-  for (int run = 0; run < 20; ++run) {
-    const int64_t t = kMost - run * 1001;
-    std::vector<float> in(static_cast<size_t>(t)), out(in.size() + 1, -1);
-    for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i % 1000 + static_cast<size_t>(run));
-    ASSERT_TRUE(workspace->Run(module->entries()[0], {t, -1, -1, -1}, {in.data()}, {out.data()}, {}).ok());
-    for (size_t i = 0; i < in.size(); ++i) ASSERT_EQ(out[i], 5 * in[i]) << i;
-    ASSERT_EQ(out.back(), -1);
-  }
-}
-
 TEST_P(Threads, ExtentsAreSumsOfProductsOfBlocks) {
   // ceil(T / 4) * 2 + 2 grains of one element each.
   fbs::MetadataT metadata = BaseMetadata();

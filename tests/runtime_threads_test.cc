@@ -143,6 +143,35 @@ TEST_P(MoreThanCores, ManyShortStepsEnd) {
   }
 }
 
+// Long enough that threads take grains from one another, from the second run on.
+TEST_P(MoreThanCores, LongStepsAreSharedOut) {
+  constexpr int64_t kMost = int64_t{1} << 18;
+  fbs::MetadataT metadata = testing::BaseMetadata();
+  metadata.dims[testing::kT]->max = kMost;
+  metadata.bounds.clear();
+  metadata.arena_bytes = 2 * 4 * kMost;
+  const fbs::Operand x(fbs::Space_Input, 0), y(fbs::Space_Output, 0), a(fbs::Space_Arena, 0),
+      b(fbs::Space_Arena, 4 * kMost);
+  const auto add = [](bool barrier, std::vector<fbs::Operand> operands) {
+    return testing::KernelStep(testing::kAdd, fbs::StepMode_Split, barrier,
+                               testing::List(testing::Factor(testing::Symbol(testing::kT))), std::move(operands));
+  };
+  metadata.entries.push_back(std::make_unique<fbs::EntryT>(
+      testing::MakeEntry("f", testing::List(testing::Param("x", "f32", testing::List(testing::Symbol(testing::kT)))),
+                         testing::List(testing::Param("y", "f32", testing::List(testing::Symbol(testing::kT)))), {},
+                         testing::List(add(false, {x, x, a}), add(true, {a, x, b}), add(true, {b, a, y})))));
+  const std::shared_ptr<const CompiledModule> module = *testing::OpenBytes(testing::ModuleBytes(metadata));
+  const std::unique_ptr<Workspace> workspace = *Workspace::Open(module, GetParam());
+  for (int run = 0; run < 20; ++run) {
+    const int64_t t = kMost - run * 1001;
+    std::vector<float> in(static_cast<size_t>(t)), out(in.size() + 1, -1);
+    for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i % 1000 + static_cast<size_t>(run));
+    ASSERT_TRUE(workspace->Run(module->entries()[0], {t, -1, -1, -1}, {in.data()}, {out.data()}, {}).ok());
+    for (size_t i = 0; i < in.size(); ++i) ASSERT_EQ(out[i], 5 * in[i]) << i;
+    ASSERT_EQ(out.back(), -1);
+  }
+}
+
 // Several teams at once, each larger than the machine.
 TEST(RuntimeThreads, TeamsCompete) {
   const std::shared_ptr<const CompiledModule> module = OpenModule();
