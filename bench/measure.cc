@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/status.h"
+#include "runtime/grain_shares.h"
 
 namespace sinter {
 namespace {
@@ -20,6 +21,8 @@ constexpr int kRounds = 9;
 constexpr size_t kBlock = 128;          // floats that a step of the sums reads
 constexpr double kRoundBytes = 4e6;     // small buffers are read again until a round has read as much
 constexpr int64_t kFmaSteps = 1 << 17;  // of every chain, in a round
+
+constexpr size_t kPieceBytes = 256 << 10, kLeastPieces = 64;
 
 // Sums over floats, a multiple of kBlock, in eight chains.
 __attribute__((target("avx512f"))) void Sum512(const float* data, size_t floats) {
@@ -227,8 +230,20 @@ double SecondsToRead(double bytes, int threads) {
   const double size = static_cast<double>(size_bytes);
   const int times = static_cast<int>(std::max(1.0, std::ceil(kRoundBytes / size)));
   void (*const sum)(const float*, size_t) = HostRuns(*FindTarget("avx512")) ? Sum512 : Sum256;
+  const size_t pieces = size_bytes / kPieceBytes;  // of large buffers, shared out as the grains of a long step are
+  GrainShares shares(threads);
   const double seconds = SecondsTogether(threads, kRounds, [&](int thread) {
-    for (int i = 0; i < times; ++i) sum(data + static_cast<size_t>(thread) * floats, floats);
+    if (pieces < kLeastPieces * parts) {
+      for (int i = 0; i < times; ++i) sum(data + static_cast<size_t>(thread) * floats, floats);
+      return;
+    }
+    const auto first_of = [&](int i) { return static_cast<int64_t>(pieces * static_cast<size_t>(i) / parts); };
+    shares.Deal(thread, first_of(thread), first_of(thread + 1));
+    constexpr size_t kPiece = kPieceBytes / sizeof(float);
+    for (int64_t begin, end; shares.Take(thread, threads, false, begin, end);) {
+      sum(data + static_cast<size_t>(begin) * kPiece, static_cast<size_t>(end - begin) * kPiece);
+    }
+    if (thread == 0) sum(data + pieces * kPiece, size_bytes / sizeof(float) - pieces * kPiece);
   });
   return seconds / times / size * bytes;
 }

@@ -23,7 +23,8 @@ absl::StatusOr<double> SecondsOfRun(const std::function<absl::Status()>& run, do
 double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work);
 
 // Seconds to read as many bytes, from whatever holds them: a streaming sum in the widest vectors of this CPU over a
-// buffer of at least that size in huge pages, each thread over its part.
+// buffer of at least that size in huge pages, each thread over its part; of large ones, who is done takes from what
+// others have left.
 double SecondsToRead(double bytes, int threads = 1);
 
 // Multiply-adds of f32 a second, in the vectors of a target that this CPU runs: independent chains in registers.
