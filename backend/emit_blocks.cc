@@ -64,18 +64,32 @@ class BlocksGemm : public GemmEmitter {
     carried.push_back(&a);
     std::vector<Handle*> of_units = carried;
     of_units.push_back(&unit);
-    b_.For(b_.Const(0), b_.Const(units), 1, of_units, [&](Int) {
-      Ptr chunk = Bytes(unit, layout_.chunks);
-      std::vector<Handle*> of_chunks = carried;
-      of_chunks.push_back(&chunk);
-      b_.For(b_.Const(0), b_.Const(chunks), 1, of_chunks, [&](Int) {
-        if (at.height == 1 && format_.bits < 8) FetchAhead(chunk);
-        for (int g = 0; g < PackedBlocks::kChunk / format_.group; ++g) AddGroup(at, {g, chunk, unit, columns}, a, c);
-        a = Bytes(a, row_chunk);
-        chunk = Bytes(chunk, layout_.chunk_bytes);
+    const auto pass = [&](int64_t first, int64_t end, int64_t ahead) {
+      b_.For(b_.Const(first), b_.Const(end), 1, of_units, [&](Int) {
+        Ptr chunk = Bytes(unit, layout_.chunks);
+        std::vector<Handle*> of_chunks = carried;
+        of_chunks.push_back(&chunk);
+        b_.For(b_.Const(0), b_.Const(chunks), 1, of_chunks, [&](Int) {
+          if (at.height == 1) {
+            for (int v = 0; v < Vectors(at); v += static_cast<int>(PackedBlocks::kColumns) / b_.lanes()) {
+              FetchAhead(Bytes(chunk, columns[static_cast<size_t>(v)]), ahead);
+            }
+          }
+          for (int g = 0; g < PackedBlocks::kChunk / format_.group; ++g) AddGroup(at, {g, chunk, unit, columns}, a, c);
+          a = Bytes(a, row_chunk);
+          chunk = Bytes(chunk, layout_.chunk_bytes);
+        });
+        unit = Bytes(unit, layout_.unit_bytes);
       });
-      unit = Bytes(unit, layout_.unit_bytes);
-    });
+    };
+    const int64_t others = at.width / PackedBlocks::kColumns - 1;  // panels
+    if (at.height > 1 || others == 0) {
+      pass(0, units, kAheadBytes);
+    } else {  // where a panel ends, its stream goes on in the next tile, past the others
+      const int64_t ahead = std::min(units, CeilDiv(kAheadBytesOfMany, layout_.unit_bytes));
+      pass(0, units - ahead, ahead * layout_.unit_bytes);
+      pass(units - ahead, units, ahead * layout_.unit_bytes + others * panel_bytes);
+    }
     if (!InScratch(at)) return;
     for (size_t i = 0; i < c.size(); ++i) c[i] = b_.Load(DType::kF32, ScratchOf(i));
   }
@@ -87,12 +101,13 @@ class BlocksGemm : public GemmEmitter {
   }
 
   // One row takes so little time that memory must be asked well before, and for every line of it, what units hold
-  // beside chunks included: with one line in nine left out it is slower than unasked. Of 8 bits it is read fast enough
-  // as it is.
-  void FetchAhead(Ptr chunk) {
-    constexpr int64_t kAheadBytes = 8192, kLineBytes = 64;
+  // beside chunks included: with one line in nine left out it is slower than unasked. The panels of a tile are as many
+  // streams.
+  static constexpr int64_t kAheadBytes = 4096, kAheadBytesOfMany = 2048;
+  void FetchAhead(Ptr chunk, int64_t ahead) {
+    constexpr int64_t kLineBytes = 64;
     const int64_t bytes = CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block());
-    for (int64_t line = 0; line < bytes; line += kLineBytes) b_.Prefetch(Bytes(chunk, kAheadBytes + line));
+    for (int64_t line = 0; line < bytes; line += kLineBytes) b_.Prefetch(Bytes(chunk, ahead + line), /*once=*/true);
   }
 
   virtual void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) = 0;

@@ -37,7 +37,18 @@ bool MultipliesPairs(const Target& target);
 // Whether it adds the products of four pairs of bytes to an integer in one instruction.
 bool MultipliesBytes(const Target& target);
 
-enum class TileShape : uint8_t { kOuter, kGemv, kFew, kHalves, kDot, kBlocks, kBlocksTight, kBlocksGemv, kBlocksFew };
+enum class TileShape : uint8_t {
+  kOuter,
+  kGemv,
+  kFew,
+  kHalves,
+  kDot,
+  kBlocks,
+  kBlocksTight,
+  kBlocksGemv,
+  kNibblesGemv,
+  kBlocksFew
+};
 // The most rows for which a product takes the tile few.
 inline constexpr int64_t kFewRows = 8;
 absl::string_view TileShapeName(TileShape shape);

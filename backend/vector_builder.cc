@@ -242,10 +242,10 @@ Vec VectorBuilder::LoadStrided(DType dtype, Ptr at, Int stride, Int count) {
   });
   return {lanes.v};
 }
-void VectorBuilder::Prefetch(Ptr at) {
-  constexpr unsigned kRead = 0, kSecondLevel = 2, kData = 1;
+void VectorBuilder::Prefetch(Ptr at, bool once) {
+  constexpr unsigned kRead = 0, kOnce = 0, kSecondLevel = 2, kData = 1;
   s_->Call(llvm::Intrinsic::prefetch, {s_->b.getPtrTy()},
-           {at.v, s_->b.getInt32(kRead), s_->b.getInt32(kSecondLevel), s_->b.getInt32(kData)});
+           {at.v, s_->b.getInt32(kRead), s_->b.getInt32(once ? kOnce : kSecondLevel), s_->b.getInt32(kData)});
 }
 void VectorBuilder::Store(DType dtype, Ptr at, Vec value, const Mask* mask) {
   s_->StoreVector(s_->Narrow(dtype, value.v), s_->AlignOf(dtype), at.v, mask ? mask->v : nullptr);

@@ -97,7 +97,8 @@ class VectorBuilder {
   // unit.
   Vec LoadOfUnit(const PackedBlocks& layout, Ptr unit, Int column, Int first);
   Vec LoadStrided(DType dtype, Ptr at, Int stride, Int count);  // lane i: element i*stride for i < count, else 0
-  void Prefetch(Ptr at);  // its cache line, into the second level; any address is legal
+  // Its cache line, into the second level, or past that into the first, for what is read once. Any address is legal.
+  void Prefetch(Ptr at, bool once = false);
   void Store(DType dtype, Ptr at, Vec value, const Mask* mask = nullptr);
   void StoreFirst(DType dtype, Ptr at, Vec value);  // lane 0 alone
   void StoreStrided(DType dtype, Ptr at, Int stride, Int count, Vec value);
