@@ -47,12 +47,12 @@ std::string ShapeReason(const GemmSpec& gemm, const DimTable& dims) {
       return absl::StrCat("dot: ", rows, "; the second matrix lies along k as it is");
     case TileShape::kBlocksGemv:
       return absl::StrCat("blocks_gemv: ", rows);
-    case TileShape::kNibblesGemv:
-      return absl::StrCat("nibbles_gemv: ", rows, " of bytes, and 4 bits leave registers for several panels at once");
     case TileShape::kBlocksFew:
       return absl::StrCat("blocks_few: ", rows, ", where this tile takes ", kFewRows);
     case TileShape::kBlocksTight:
-      return absl::StrCat("blocks_tight: ", rows, "; bits above nibbles, or rows of floats, take registers");
+    case TileShape::kBlocksTightGemv:
+      return absl::StrCat(TileShapeName(gemm.shape), ": ", rows,
+                          "; bits above nibbles, or rows of floats, take registers");
     case TileShape::kBlocks:
       return absl::StrCat("blocks: ", rows);
     case TileShape::kOuter:

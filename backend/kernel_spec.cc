@@ -438,8 +438,8 @@ class SpecBuilder {
       const bool few = packed && body_.module().dims.Max(spec.m) <= kFewRows;
       if (blocks) {
         const int bits = FindQuantFormat(spec.b.dtype)->bits;
-        const bool bytes = spec.a.dtype == DType::kQ8_R, tight = bits == 5 || bits == 6 || !bytes;
-        spec.shape = spec.m.is_one() ? (bits == 4 && bytes ? TileShape::kNibblesGemv : TileShape::kBlocksGemv)
+        const bool tight = bits == 5 || bits == 6 || spec.a.dtype != DType::kQ8_R;
+        spec.shape = spec.m.is_one() ? (tight ? TileShape::kBlocksTightGemv : TileShape::kBlocksGemv)
                      : few           ? TileShape::kBlocksFew
                      : tight         ? TileShape::kBlocksTight
                                      : TileShape::kBlocks;

@@ -21,7 +21,7 @@ struct TileRow {
 constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew,
                     halves = TileShape::kHalves, dot = TileShape::kDot, blocks = TileShape::kBlocks,
                     blocks_tight = TileShape::kBlocksTight, blocks_gemv = TileShape::kBlocksGemv,
-                    nibbles_gemv = TileShape::kNibblesGemv, blocks_few = TileShape::kBlocksFew;
+                    blocks_tight_gemv = TileShape::kBlocksTightGemv, blocks_few = TileShape::kBlocksFew;
 constexpr TileRow kTiles[] = {
 #define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
 #include "backend/tiles.inc"
@@ -128,8 +128,8 @@ absl::string_view TileShapeName(TileShape shape) {
       return "blocks_tight";
     case TileShape::kBlocksGemv:
       return "blocks_gemv";
-    case TileShape::kNibblesGemv:
-      return "nibbles_gemv";
+    case TileShape::kBlocksTightGemv:
+      return "blocks_tight_gemv";
     case TileShape::kBlocksFew:
       return "blocks_few";
   }

@@ -46,7 +46,7 @@ enum class TileShape : uint8_t {
   kBlocks,
   kBlocksTight,
   kBlocksGemv,
-  kNibblesGemv,
+  kBlocksTightGemv,
   kBlocksFew
 };
 // The most rows for which a product takes the tile few.
