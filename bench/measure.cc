@@ -22,7 +22,7 @@ constexpr size_t kBlock = 128;          // floats that a step of the sums reads
 constexpr double kRoundBytes = 4e6;     // small buffers are read again until a round has read as much
 constexpr int64_t kFmaSteps = 1 << 17;  // of every chain, in a round
 
-constexpr size_t kPieceBytes = 256 << 10, kLeastPieces = 64;
+constexpr size_t kPieceBytes = 256 << 10, kLeastPieces = 64;  // of large buffers, of each thread
 
 // Sums over floats, a multiple of kBlock, in eight chains.
 __attribute__((target("avx512f"))) void Sum512(const float* data, size_t floats) {

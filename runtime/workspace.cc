@@ -218,20 +218,20 @@ void Workspace::Walk(int thread) {
 }
 
 // Where a part takes so little time that sharing it out would cost more than it brings, it is run as one; how long that
-// is, `pace` (ticks that a grain took) knows from the runs before, and is asked again now and then.
+// is, `pace` (ticks that a grain took, 0 before the first run) knows, and is asked again now and then.
 void Workspace::RunShared(const LoadedStep& step, GrainShares& shares, int thread, const SinterKernelArgs& args,
                           uint64_t& pace) const {
   constexpr uint64_t kBriefTicks = 20'000;  // 5 to 10 us
   constexpr uint64_t kAskedAgain = 16;      // runs
   const int threads = team_size_.threads();
   const int64_t grains = step.Grains(dims_.data());
-  const bool brief = pace * static_cast<uint64_t>(grains / threads + 1) < kBriefTicks;
+  const bool brief = pace != 0 && pace * static_cast<uint64_t>(grains / threads + 1) < kBriefTicks;
   int64_t begin, end;
   for (bool timed = !brief || runs_ % kAskedAgain == 0; shares.Take(thread, threads, brief, begin, end);
        timed = false) {
     const uint64_t before = timed ? __rdtsc() : 0;
     step.kernel(&args, begin, end);
-    if (timed) pace = (__rdtsc() - before) / static_cast<uint64_t>(end - begin);
+    if (timed) pace = (__rdtsc() - before) / static_cast<uint64_t>(end - begin) + 1;
     if (brief) return;
   }
 }

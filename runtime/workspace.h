@@ -33,8 +33,8 @@ class Sequence {
   // Forgets positions from `position` on. kOutOfRange when it is not within [0, position()].
   absl::Status Truncate(int64_t position);
   void Advance(int64_t tokens) { position_ += tokens; }
-  // Positions that the next step will leave. Once they are a part of the capacity that counts, the states are in huge
-  // pages: attention reads them all for each token, and looking up small pages would hold it up.
+  // Positions that the next step will leave. From an eighth of the capacity on the states are in huge pages: attention
+  // reads them all for each token, and looking up small pages would hold it up.
   void Reach(int64_t positions);
   const std::vector<SinterState>& states() const { return states_; }
   uint8_t* state_data(size_t i) const { return pages_[i]; }

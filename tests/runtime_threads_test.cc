@@ -143,7 +143,7 @@ TEST_P(MoreThanCores, ManyShortStepsEnd) {
   }
 }
 
-// Long enough that threads take grains from one another, from the second run on.
+// Long enough that threads take grains from one another.
 TEST_P(MoreThanCores, LongStepsAreSharedOut) {
   constexpr int64_t kMost = int64_t{1} << 18;
   fbs::MetadataT metadata = testing::BaseMetadata();
