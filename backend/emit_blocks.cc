@@ -70,11 +70,7 @@ class BlocksGemm : public GemmEmitter {
         std::vector<Handle*> of_chunks = carried;
         of_chunks.push_back(&chunk);
         b_.For(b_.Const(0), b_.Const(chunks), 1, of_chunks, [&](Int) {
-          if (at.height == 1) {
-            for (int v = 0; v < Vectors(at); v += static_cast<int>(PackedBlocks::kColumns) / b_.lanes()) {
-              FetchAhead(Bytes(chunk, columns[static_cast<size_t>(v)]), ahead);
-            }
-          }
+          if (at.height == 1) FetchAhead(chunk, at.width / PackedBlocks::kColumns, panel_bytes, ahead);
           for (int g = 0; g < PackedBlocks::kChunk / format_.group; ++g) AddGroup(at, {g, chunk, unit, columns}, a, c);
           a = Bytes(a, row_chunk);
           chunk = Bytes(chunk, layout_.chunk_bytes);
@@ -104,10 +100,12 @@ class BlocksGemm : public GemmEmitter {
   // beside chunks included: with one line in nine left out it is slower than unasked. The panels of a tile are as many
   // streams.
   static constexpr int64_t kAheadBytes = 4096, kAheadBytesOfMany = 2048;
-  void FetchAhead(Ptr chunk, int64_t ahead) {
+  void FetchAhead(Ptr chunk, int64_t panels, int64_t panel_bytes, int64_t ahead) {
     constexpr int64_t kLineBytes = 64;
     const int64_t bytes = CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block());
-    for (int64_t line = 0; line < bytes; line += kLineBytes) b_.Prefetch(Bytes(chunk, ahead + line), /*once=*/true);
+    for (int64_t at = ahead; at < ahead + panels * panel_bytes; at += panel_bytes) {
+      for (int64_t line = 0; line < bytes; line += kLineBytes) b_.Prefetch(Bytes(chunk, at + line), /*once=*/true);
+    }
   }
 
   virtual void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) = 0;

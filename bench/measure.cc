@@ -237,10 +237,10 @@ double SecondsToRead(double bytes, int threads) {
       for (int i = 0; i < times; ++i) sum(data + static_cast<size_t>(thread) * floats, floats);
       return;
     }
-    const auto first_of = [&](int i) { return static_cast<int64_t>(pieces * static_cast<size_t>(i) / parts); };
-    shares.Deal(thread, first_of(thread), first_of(thread + 1));
+    const int64_t grains = static_cast<int64_t>(pieces);
+    shares.Deal(thread, FirstOfPart(grains, thread, threads), FirstOfPart(grains, thread + 1, threads));
     constexpr size_t kPiece = kPieceBytes / sizeof(float);
-    for (int64_t begin, end; shares.Take(thread, threads, false, begin, end);) {
+    for (int64_t begin, end; shares.Take(thread, threads, begin, end);) {
       sum(data + static_cast<size_t>(begin) * kPiece, static_cast<size_t>(end - begin) * kPiece);
     }
     if (thread == 0) sum(data + pieces * kPiece, size_bytes / sizeof(float) - pieces * kPiece);

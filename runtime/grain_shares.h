@@ -13,6 +13,9 @@
 
 namespace sinter {
 
+// The first grain of a thread's part when each has as many as any other; of thread `threads`, how many there are.
+inline int64_t FirstOfPart(int64_t grains, int thread, int threads) { return grains * thread / threads; }
+
 class GrainShares {
  public:
   static constexpr int64_t kMostGrains = UINT32_MAX;
@@ -26,16 +29,15 @@ class GrainShares {
                                                    std::memory_order_relaxed);
   }
 
-  // Gives grains to a thread, one of the first `threads`; false when none is left. `whole`: all that its own part has
-  // left, or none.
-  bool Take(int thread, int threads, bool whole, int64_t& begin, int64_t& end) {
-    for (int i = 0; i < (whole ? 1 : threads); ++i) {
+  // Gives grains to a thread, one of the first `threads`; false when none is left.
+  bool Take(int thread, int threads, int64_t& begin, int64_t& end) {
+    for (int i = 0; i < threads; ++i) {
       std::atomic<uint64_t>& part = parts_[static_cast<size_t>((thread + i) % threads)].left;
       uint64_t left = part.load(std::memory_order_relaxed);
       while (true) {
         const uint64_t first = left >> kHalf, last = static_cast<uint32_t>(left);
         if (first >= last) break;
-        const uint64_t taken = whole ? last - first : (last - first + 1) / 2;
+        const uint64_t taken = (last - first + 1) / 2;
         const bool own = i == 0;
         const uint64_t rest = own ? Packed(first + taken, last) : Packed(first, last - taken);
         if (!part.compare_exchange_weak(left, rest, std::memory_order_relaxed)) continue;

@@ -19,6 +19,11 @@ constexpr absl::string_view kStepEntry = "main";
 constexpr absl::string_view kPositionDim = "P";
 constexpr int64_t kUnbound = -1;
 
+// Where a part of a step takes so little time that sharing it out would cost more than it brings, its thread keeps it.
+// How long it takes is known from the step's last run in which it was shared out; now and then all steps are.
+constexpr uint64_t kBriefTicks = 20'000;  // 5 to 10 us
+constexpr uint64_t kAskedAgain = 32;      // runs
+
 bool Serves(const LoadedEntry& entry, absl::string_view name) {
   const absl::string_view entry_name = entry.name;
   return entry_name == name ||
@@ -191,48 +196,39 @@ void Workspace::Walk(int thread) {
   SinterKernelArgs args = {slots.data(), dims_.data(), scratch_[static_cast<size_t>(thread)].data()};
   const std::vector<LoadedStep>& steps = frame_.entry->steps;
   std::vector<uint64_t>& paces = frame_.tables->paces[static_cast<size_t>(thread)];
-  const auto first_of = [threads](int64_t grains, int i) { return grains * i / threads; };
-  size_t alone = steps.size();  // the step of which any thread may do any grain
+  const bool all_shared = runs_ % kAskedAgain == 0;
+  size_t shared = steps.size();  // the step of which any thread may do any grain
   int turn = 0;
   for (size_t i = 0; i < steps.size(); ++i) {
     const LoadedStep& step = steps[i];
     if (threads > 1 && step.to_alone >= 0) {
-      const int64_t grains = steps[i + static_cast<size_t>(step.to_alone)].Grains(dims_.data());
-      if (grains <= GrainShares::kMostGrains) {
-        alone = i + static_cast<size_t>(step.to_alone);
-        turn = 1 - turn;
-        shares_[turn].Deal(thread, first_of(grains, thread), first_of(grains, thread + 1));
+      const size_t alone = i + static_cast<size_t>(step.to_alone);
+      const int64_t grains = steps[alone].Grains(dims_.data());
+      turn = 1 - turn;
+      const uint64_t pace = paces[alone];
+      const bool brief = pace != 0 && pace * static_cast<uint64_t>(grains / threads + 1) < kBriefTicks;
+      if ((all_shared || !brief) && grains <= GrainShares::kMostGrains) {
+        shared = alone;
+        shares_[turn].Deal(thread, FirstOfPart(grains, thread, threads), FirstOfPart(grains, thread + 1, threads));
       }
     }
     if (threads > 1 && step.barrier) team_->Barrier();
-    if (i == alone) {
-      RunShared(step, shares_[turn], thread, args, paces[i]);
+    int64_t begin = 0, end;
+    if (i == shared) {
+      for (bool timed = true; shares_[turn].Take(thread, threads, begin, end); timed = false) {
+        const uint64_t before = timed ? __rdtsc() : 0;
+        step.kernel(&args, begin, end);
+        if (timed) paces[i] = (__rdtsc() - before) / static_cast<uint64_t>(end - begin) + 1;
+      }
     } else {
-      const int64_t grains = step.Grains(dims_.data());
-      const int64_t begin = step.replicated ? 0 : first_of(grains, thread);
-      const int64_t end = step.replicated ? grains : first_of(grains, thread + 1);
+      end = step.Grains(dims_.data());
+      if (!step.replicated) {
+        begin = FirstOfPart(end, thread, threads);
+        end = FirstOfPart(end, thread + 1, threads);
+      }
       if (begin < end) step.kernel(&args, begin, end);
     }
     args.operands += step.operands.size();
-  }
-}
-
-// Where a part takes so little time that sharing it out would cost more than it brings, it is run as one; how long that
-// is, `pace` (ticks that a grain took, 0 before the first run) knows, and is asked again now and then.
-void Workspace::RunShared(const LoadedStep& step, GrainShares& shares, int thread, const SinterKernelArgs& args,
-                          uint64_t& pace) const {
-  constexpr uint64_t kBriefTicks = 20'000;  // 5 to 10 us
-  constexpr uint64_t kAskedAgain = 16;      // runs
-  const int threads = team_size_.threads();
-  const int64_t grains = step.Grains(dims_.data());
-  const bool brief = pace != 0 && pace * static_cast<uint64_t>(grains / threads + 1) < kBriefTicks;
-  int64_t begin, end;
-  for (bool timed = !brief || runs_ % kAskedAgain == 0; shares.Take(thread, threads, brief, begin, end);
-       timed = false) {
-    const uint64_t before = timed ? __rdtsc() : 0;
-    step.kernel(&args, begin, end);
-    if (timed) pace = (__rdtsc() - before) / static_cast<uint64_t>(end - begin) + 1;
-    if (brief) return;
   }
 }
 

@@ -94,7 +94,7 @@ class Workspace {
   struct EntryTables {
     std::vector<Patch> patches;
     std::vector<std::vector<void*>> slots;     // [thread][slot]
-    std::vector<std::vector<uint64_t>> paces;  // [thread][step]: what a grain took when it ran last, in ticks
+    std::vector<std::vector<uint64_t>> paces;  // [thread][step]: ticks a grain took when last shared, or 0
   };
   // What the threads walk.
   struct Frame {
@@ -113,8 +113,6 @@ class Workspace {
   absl::Status RunStep(Sequence& sequence, absl::Span<const int32_t> ids, absl::Span<const int32_t> rows,
                        float* logits);
   void Walk(int thread);
-  void RunShared(const LoadedStep& step, GrainShares& shares, int thread, const SinterKernelArgs& args,
-                 uint64_t& pace) const;
 
   std::shared_ptr<const CompiledModule> module_;
   PageMemory arena_;

@@ -152,9 +152,9 @@ TEST(TeamSize, GoesDownToOneThread) {
 
 using Range = std::pair<int64_t, int64_t>;
 
-std::vector<Range> TakenBy(GrainShares& shares, int thread, int threads, bool whole) {
+std::vector<Range> TakenBy(GrainShares& shares, int thread, int threads) {
   std::vector<Range> taken;
-  for (Range range; shares.Take(thread, threads, whole, range.first, range.second);) taken.push_back(range);
+  for (Range range; shares.Take(thread, threads, range.first, range.second);) taken.push_back(range);
   return taken;
 }
 
@@ -164,16 +164,15 @@ TEST(GrainShares, OwnersTakeFromTheFrontAndOthersFromTheBack) {
   shares.Deal(1, 10, 20);
   shares.Deal(2, 20, 21);
   Range range;
-  ASSERT_TRUE(shares.Take(1, 3, false, range.first, range.second));
+  ASSERT_TRUE(shares.Take(1, 3, range.first, range.second));
   EXPECT_EQ(range, Range(10, 15));
-  ASSERT_TRUE(shares.Take(0, 3, false, range.first, range.second));
+  ASSERT_TRUE(shares.Take(0, 3, range.first, range.second));
   EXPECT_EQ(range, Range(17, 20));
-  EXPECT_EQ(TakenBy(shares, 0, 2, true), std::vector<Range>());  // of others nothing
-  EXPECT_EQ(TakenBy(shares, 1, 2, true), (std::vector<Range>{{15, 17}}));
-  EXPECT_EQ(TakenBy(shares, 0, 2, false), std::vector<Range>());  // thread 2 has no part in it
-  EXPECT_EQ(TakenBy(shares, 0, 3, false), (std::vector<Range>{{20, 21}}));
+  EXPECT_EQ(TakenBy(shares, 1, 2), (std::vector<Range>{{15, 16}, {16, 17}}));
+  EXPECT_EQ(TakenBy(shares, 0, 2), std::vector<Range>());  // thread 2 has no part in it
+  EXPECT_EQ(TakenBy(shares, 0, 3), (std::vector<Range>{{20, 21}}));
   shares.Deal(0, GrainShares::kMostGrains - 1, GrainShares::kMostGrains);
-  EXPECT_EQ(TakenBy(shares, 0, 3, false),
+  EXPECT_EQ(TakenBy(shares, 0, 3),
             (std::vector<Range>{{GrainShares::kMostGrains - 1, GrainShares::kMostGrains}}));
 }
 
@@ -197,13 +196,18 @@ TEST_P(Team, EachGrainIsTakenOnce) {
   const auto walk = [](void* context, int thread) {
     SharedRounds& r = *static_cast<SharedRounds*>(context);
     const int of = r.team->threads();
-    const int64_t first = kGrains * thread / of, last = kGrains * (thread + 1) / of;
+    const int64_t first = FirstOfPart(kGrains, thread, of), last = FirstOfPart(kGrains, thread + 1, of);
     for (int round = 0; round < kRounds; ++round) {
       GrainShares& shares = r.shares[round % 2];
-      shares.Deal(thread, first, last);
+      const bool shared = (round + thread) % 3 != 0;  // or its own part is the thread's
+      if (shared) shares.Deal(thread, first, last);
       r.team->Barrier();
       if (thread == 0 && round % 50 == 0) usleep(2000);
-      for (int64_t begin, end; shares.Take(thread, of, (round + thread) % 3 == 0, begin, end);) {
+      if (!shared) {
+        for (int64_t i = first; i < last; ++i) ++r.times[static_cast<size_t>(i)];
+        continue;
+      }
+      for (int64_t begin, end; shares.Take(thread, of, begin, end);) {
         for (int64_t i = begin; i < end; ++i) ++r.times[static_cast<size_t>(i)];
         if (begin < first || end > last) r.of_others[static_cast<size_t>(thread)].value += end - begin;
       }
