@@ -95,7 +95,7 @@ class Progress {
 
 // Kernels that share an object: setting up code generation costs as much as a small kernel. A number of its own, not of
 // the threads, so that the image does not depend on them.
-constexpr size_t kKernelsPerObject = 8;
+constexpr size_t kKernelsPerObject = 3;
 
 // The kernels of each object, by index: those of one effort, dealt out so that neighbours, which tend to be alike, lie
 // in different ones.
@@ -199,6 +199,8 @@ absl::Status WriteWeights(const Placement& placement, const CompileOptions& opti
     if (!made && !options.weights)
       return absl::InvalidArgumentError(absl::StrCat("weight \"", placed.name, "\": no weight file is given"));
   }
+  // Matrices first: a vector between two of them would wait until the first is in the file, and its thread with it.
+  std::stable_partition(units.begin(), units.end(), [](const Unit& u) { return u.weight->type().dims.size() > 1; });
   Progress progress(options, "weights", static_cast<int64_t>(units.size()));
   return ParallelFor(
       "writing weights", static_cast<int64_t>(units.size()), options.threads, [&](int64_t i) -> absl::Status {

@@ -165,7 +165,19 @@ void MappedFile::PreferHugePages() const {
   if (data_ != nullptr) madvise(const_cast<uint8_t*>(data_), size_, MADV_HUGEPAGE);
 }
 
-void MappedFile::Populate(size_t offset, size_t size) const { Advise(offset, size, MADV_POPULATE_READ); }
+absl::Status MappedFile::ReadAt(size_t offset, absl::Span<uint8_t> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t n = pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return absl::NotFoundError(absl::StrCat(path_, ": cannot read: ", Reason()));
+    if (n == 0)
+      return absl::InvalidArgumentError(
+          absl::StrCat(path_, ": was cut short while it was in use: it ends at ", offset, " of ", size_, " bytes"));
+    bytes.remove_prefix(static_cast<size_t>(n));
+    offset += static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
 
 void MappedFile::Drop(size_t offset, size_t size) const { Advise(offset, size, MADV_DONTNEED); }
 

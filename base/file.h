@@ -41,9 +41,9 @@ class MappedFile {
   // Asks for huge pages, which file systems with large folios (ext4 of Linux 6.18, for one) give where the page cache
   // holds the file in large pieces, as OutputFile::Extend leaves it. To be called before the bytes are read.
   void PreferHugePages() const;
-  // Tells the kernel that all these bytes will be read now: it maps them at once, which 4 KB at a time costs up to 14
-  // us.
-  void Populate(size_t offset, size_t size) const;
+  // Copies bytes of the file without the mapping, whose first touch costs up to 14 us for each 4 KB on a virtual
+  // machine: for what is read once. kInvalidArgument when the file has become shorter.
+  absl::Status ReadAt(size_t offset, absl::Span<uint8_t> bytes) const;
   // Tells the kernel that these bytes will not be read again soon (they stay readable).
   void Drop(size_t offset, size_t size) const;
   // kInvalidArgument when the file has another size or was written to since it was mapped: what was read may then be

@@ -1,13 +1,10 @@
 #include "frontend/gguf.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <limits>
 #include <optional>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/bytes.h"
@@ -16,6 +13,7 @@
 #include "base/limits.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "frontend/sha256.h"
 
 namespace sinter {
 namespace {
@@ -124,11 +122,7 @@ absl::Status Gguf::ParseHeader() {
   data_offset_ = std::min<uint64_t>(*CheckedAlign(reader.pos(), alignment_), bytes_.size());
   SINTER_RETURN_IF_ERROR(PlaceTensors());
 
-  uint8_t digest[32];
-  if (EVP_Digest(bytes_.data(), data_offset_, digest, nullptr, EVP_sha256(), nullptr) != 1) {
-    return absl::ResourceExhaustedError(absl::StrCat(path_, ": no memory for the SHA-256 of the header"));
-  }
-  header_sha256_ = absl::BytesToHexString({reinterpret_cast<const char*>(digest), sizeof digest});
+  header_sha256_ = Sha256({reinterpret_cast<const char*>(bytes_.data()), data_offset_});
   return absl::OkStatus();
 }
 

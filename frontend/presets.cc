@@ -1,18 +1,16 @@
 #include "frontend/presets.h"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "frontend/random_fill.h"
+#include "frontend/sha256.h"
 
 namespace sinter {
 namespace {
@@ -31,12 +29,6 @@ constexpr PresetRow kPresets[] = {
 #include "frontend/presets.inc"
 #undef PRESET
 };
-
-std::string Sha256(absl::string_view text) {
-  unsigned char digest[SHA256_DIGEST_LENGTH];
-  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest);
-  return absl::BytesToHexString({reinterpret_cast<const char*>(digest), sizeof digest});
-}
 
 bool IsMatrix(TensorRole role) { return role == TensorRole::kMatrix; }
 

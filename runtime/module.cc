@@ -9,6 +9,7 @@
 #include "base/escape.h"
 #include "base/limits.h"
 #include "base/out_of_memory.h"
+#include "base/status.h"
 #include "runtime/module_check.h"
 #include "runtime/module_format.h"
 
@@ -148,8 +149,8 @@ absl::Status CompiledModule::VerifyWeights() const {
   return WithoutExceptions(path(), [&]() -> absl::Status {
     FileHeader header;
     ByteReader(file_.bytes()).Read(&header);  // there, or it would not have loaded
-    if (ChecksumOf(file_, header.weights.offset, header.weights.size) == header.weights.checksum)
-      return absl::OkStatus();
+    SINTER_ASSIGN_OR_RETURN(const Checksum found, ChecksumOf(file_, header.weights.offset, header.weights.size));
+    if (found == header.weights.checksum) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat(path(), ": weights: their checksum does not match; make the module anew with: ",
                      Escaped(ViewOf(metadata_->command()), limits::kCommandBytes.most)));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -25,18 +26,17 @@ Checksum ChecksumOf(absl::Span<const uint8_t> bytes) {
   return {hash.low64, hash.high64};
 }
 
-Checksum ChecksumOf(const MappedFile& file, uint64_t offset, uint64_t size) {
-  constexpr uint64_t kChunk = uint64_t{16} << 20;
+absl::StatusOr<Checksum> ChecksumOf(const MappedFile& file, uint64_t offset, uint64_t size) {
+  std::vector<uint8_t> buffer(std::min<uint64_t>(size, 256 << 10));  // stays in the second-level cache
   XXH3_state_t state;
   XXH3_128bits_reset(&state);
-  for (uint64_t done = 0; done < size; done += kChunk) {
-    const uint64_t n = std::min(kChunk, size - done);
-    file.Populate(offset + done, n);
-    XXH3_128bits_update(&state, file.bytes().data() + offset + done, n);
-    file.Drop(offset + done, n);
+  for (uint64_t done = 0; done < size; done += buffer.size()) {
+    const absl::Span<uint8_t> piece = absl::MakeSpan(buffer).first(std::min<uint64_t>(buffer.size(), size - done));
+    SINTER_RETURN_IF_ERROR(file.ReadAt(offset + done, piece));
+    XXH3_128bits_update(&state, piece.data(), piece.size());
   }
   const XXH128_hash_t hash = XXH3_128bits_digest(&state);
-  return {hash.low64, hash.high64};
+  return Checksum{hash.low64, hash.high64};
 }
 
 Checksum HeaderChecksum(FileHeader header) {
@@ -100,7 +100,8 @@ absl::StatusOr<OutputFile> ModuleWriter::Finish(absl::Span<const uint8_t> metada
   SINTER_RETURN_IF_ERROR(file_.WriteAt(header_.metadata.offset, metadata));
   {
     SINTER_ASSIGN_OR_RETURN(const MappedFile written, MappedFile::FromDescriptor(file_.descriptor(), file_.path()));
-    header_.weights.checksum = ChecksumOf(written, header_.weights.offset, header_.weights.size);
+    SINTER_ASSIGN_OR_RETURN(header_.weights.checksum,
+                            ChecksumOf(written, header_.weights.offset, header_.weights.size));
   }
   header_.header = HeaderChecksum(header_);
   SINTER_RETURN_IF_ERROR(file_.WriteAt(0, BytesOf(header_)));

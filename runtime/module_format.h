@@ -30,8 +30,8 @@ struct Checksum {
   friend bool operator==(const Checksum&, const Checksum&) = default;
 };
 Checksum ChecksumOf(absl::Span<const uint8_t> bytes);
-// Of bytes [offset, offset + size) of a mapped file, read once and not kept in memory.
-Checksum ChecksumOf(const MappedFile& file, uint64_t offset, uint64_t size);
+// Of bytes [offset, offset + size) of a mapped file; errors are those of reading it.
+absl::StatusOr<Checksum> ChecksumOf(const MappedFile& file, uint64_t offset, uint64_t size);
 
 struct FileSection {
   uint64_t offset = 0, size = 0;
