@@ -62,8 +62,12 @@ class BlocksGemm : public GemmEmitter {
       carried = Carry(c);
     }
     carried.push_back(&a);
-    NextTile next = NextOf(at, unit, panel_bytes);
-    if (next.lines > 0) carried.push_back(&next.from);
+    const int64_t panels = at.width / PackedBlocks::kColumns;
+    NextPanels next;
+    if (at.height > 1) {
+      next = PanelsAfter(at, Bytes(unit, panels * panel_bytes), panel_bytes, layout_.unit_bytes / chunks);
+      carried.push_back(&next.from);
+    }
     std::vector<Handle*> of_units = carried;
     of_units.push_back(&unit);
     const auto pass = [&](int64_t first, int64_t end, int64_t ahead) {
@@ -72,8 +76,11 @@ class BlocksGemm : public GemmEmitter {
         std::vector<Handle*> of_chunks = carried;
         of_chunks.push_back(&chunk);
         b_.For(b_.Const(0), b_.Const(chunks), 1, of_chunks, [&](Int) {
-          if (at.height == 1) FetchAhead(chunk, at.width / PackedBlocks::kColumns, panel_bytes, ahead);
-          if (next.lines > 0) FetchNext(next);
+          if (at.height == 1) {
+            FetchAhead(chunk, panels, panel_bytes, ahead);
+          } else {
+            Fetch(next);
+          }
           for (int g = 0; g < PackedBlocks::kChunk / format_.group; ++g) AddGroup(at, {g, chunk, unit, columns}, a, c);
           a = Bytes(a, row_chunk);
           chunk = Bytes(chunk, layout_.chunk_bytes);
@@ -81,13 +88,12 @@ class BlocksGemm : public GemmEmitter {
         unit = Bytes(unit, layout_.unit_bytes);
       });
     };
-    const int64_t others = at.width / PackedBlocks::kColumns - 1;  // panels
-    if (at.height > 1 || others == 0) {
+    if (at.height > 1 || panels == 1) {
       pass(0, units, kAheadBytes);
     } else {  // where a panel ends, its stream goes on in the next tile, past the others
       const int64_t ahead = std::min(units, CeilDiv(kAheadBytesOfMany, layout_.unit_bytes));
       pass(0, units - ahead, ahead * layout_.unit_bytes);
-      pass(units - ahead, units, ahead * layout_.unit_bytes + others * panel_bytes);
+      pass(units - ahead, units, ahead * layout_.unit_bytes + (panels - 1) * panel_bytes);
     }
     if (!InScratch(at)) return;
     for (size_t i = 0; i < c.size(); ++i) c[i] = b_.Load(DType::kF32, ScratchOf(i));
@@ -99,33 +105,10 @@ class BlocksGemm : public GemmEmitter {
     return b_.Offset(b_.Scratch(), DType::kF32, b_.Const(static_cast<int64_t>(vector) * b_.lanes()));
   }
 
-  // Of many rows, the first two tiles of a block of them ask for the panels that come next, a half each: or the first
-  // rows that pass over a panel would wait for it to come from memory.
-  struct NextTile {
-    Ptr from;           // the line that is asked for next
-    Int step;           // bytes from those of a chunk to those of the next, 0 where nothing is to be asked for
-    int64_t lines = 0;  // with a chunk
-  };
-  NextTile NextOf(const Place& at, Ptr unit, int64_t panel_bytes) {
-    if (at.height == 1) return {};
-    const int64_t kTiles = tile_.shape == TileShape::kBlocksFew ? 1 : 2;
-    const int64_t bytes = at.width / PackedBlocks::kColumns * panel_bytes;
-    const int64_t chunks = spec_.k.constant() / PackedBlocks::kChunk;
-    const int64_t lines = CeilDiv(bytes, chunks * kTiles * kLineBytes), share = chunks * lines * kLineBytes;
-    const Int tile = b_.Div(b_.Rem(at.m, b_.Const(spec_.m_block)), b_.Const(at.height));
-    const Int asks = b_.Max(b_.Min(b_.Sub(b_.Const(kTiles), tile), b_.Const(1)), b_.Const(0));
-    return {Bytes(unit, b_.Add(b_.Const(bytes), b_.Mul(tile, b_.Const(share)))),
-            b_.Mul(asks, b_.Const(lines * kLineBytes)), lines};
-  }
-  void FetchNext(NextTile& next) {
-    for (int64_t line = 0; line < next.lines; ++line) b_.Prefetch(Bytes(next.from, line * kLineBytes));
-    next.from = Bytes(next.from, next.step);
-  }
-
   // One row takes so little time that memory must be asked well before, and for every line of it, what units hold
   // beside chunks included: with one line in nine left out it is slower than unasked. The panels of a tile are as many
   // streams.
-  static constexpr int64_t kAheadBytes = 4096, kAheadBytesOfMany = 2048, kLineBytes = 64;
+  static constexpr int64_t kAheadBytes = 4096, kAheadBytesOfMany = 2048;
   void FetchAhead(Ptr chunk, int64_t panels, int64_t panel_bytes, int64_t ahead) {
     const int64_t bytes = CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block());
     for (int64_t at = ahead; at < ahead + panels * panel_bytes; at += panel_bytes) {

@@ -35,8 +35,6 @@ namespace {
 // an even number of rows leave no other rest of the usual lengths of a prompt.
 constexpr int kRestRows = 2, kRestRowsOfBlocks = 4;
 
-bool IsFew(TileShape shape) { return shape == TileShape::kFew || shape == TileShape::kBlocksFew; }
-
 }  // namespace
 
 void GemmEmitter::Emit() {
@@ -63,10 +61,10 @@ void GemmEmitter::Emit() {
           TileAt({b_.Add(m0, m), b_.Add(n0, n), height, width}, masked ? &left : nullptr);
         });
       }
-      const Int whole = IsFew(tile_.shape) ? b_.Const(0) : WholeTiles(rows);
+      const Int whole = IsFew() ? b_.Const(0) : WholeTiles(rows);
       const bool blocks = tile_.shape == TileShape::kBlocks || tile_.shape == TileShape::kBlocksTight;
       const int few = blocks ? kRestRowsOfBlocks : kRestRows;
-      const int rest = IsFew(tile_.shape) ? tile_.rows : std::min(few, tile_.rows);
+      const int rest = IsFew() ? tile_.rows : std::min(few, tile_.rows);
       const auto tiles = [&](const std::function<void(const Place&, Ptr sums)>& body) {
         const auto at = [&](Int m, int height, bool is_rest) {
           const Ptr sums = k_block_ == 0 ? Ptr{} : b_.Offset(b_.Scratch(), DType::kF32, b_.Mul(m, b_.Const(width)));
@@ -124,7 +122,7 @@ Int GemmEmitter::WholeTiles(Int rows) {
 bool GemmEmitter::Overhangs(const Place& at) const {
   if (!at.rest || at.height == 1) return false;
   const auto fits = [&](int64_t rows) {  // of a block, what whole tiles leave
-    const int64_t whole = IsFew(tile_.shape) ? 0 : rows / tile_.rows * tile_.rows;
+    const int64_t whole = IsFew() ? 0 : rows / tile_.rows * tile_.rows;
     return (rows - whole) % at.height == 0;
   };
   int64_t rows;
@@ -134,6 +132,30 @@ bool GemmEmitter::Overhangs(const Place& at) const {
 Int GemmEmitter::RowOfTile(const Place& at, int r) {
   if (!Overhangs(at)) return b_.Const(r);
   return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_, b_.Const(1)), at.m));
+}
+
+GemmEmitter::NextPanels GemmEmitter::PanelsAfter(const Place& at, Ptr next, int64_t apart, int64_t step) {
+  const int64_t panels = at.width / spec_.packing->panel, tiles = IsFew() ? 1 : std::min<int64_t>(2, panels);
+  const Int rows = b_.Const(spec_.m_block), zero = b_.Const(0), one = b_.Const(1);
+  const Int tile = b_.Div(b_.Rem(at.m, rows), b_.Const(at.height));
+  const Int blocks_left = b_.Sub(b_.Div(b_.Sub(m_, one), rows), b_.Div(at.m, rows));
+  const Int asks =
+      b_.Mul(b_.Max(b_.Min(b_.Sub(b_.Const(tiles), tile), one), zero), b_.Max(b_.Sub(one, blocks_left), zero));
+  NextPanels after;
+  after.panels = panels / tiles;
+  after.apart = apart;
+  after.lines = CeilDiv(step, kLineBytes);
+  after.from = b_.Offset(next, DType::kI8, b_.Mul(tile, b_.Const(after.panels * apart)));
+  after.step = b_.Mul(asks, b_.Const(step));
+  return after;
+}
+
+void GemmEmitter::Fetch(NextPanels& next) {
+  for (int64_t panel = 0; panel < next.panels; ++panel) {
+    for (int64_t line = 0; line < next.lines; ++line)
+      b_.Prefetch(b_.Offset(next.from, DType::kI8, b_.Const(panel * next.apart + line * kLineBytes)));
+  }
+  next.from = b_.Offset(next.from, DType::kI8, next.step);
 }
 
 void GemmEmitter::TileAt(const Place& at, const Int* left) {
@@ -221,7 +243,17 @@ class FloatGemm final : public GemmEmitter {
     std::vector<Handle*> carried = Carry(c);
     carried.push_back(&a);
     carried.push_back(&panel);
+    NextPanels next;
+    // With more rows it brings nothing: so much is computed with a panel that the CPU looks far enough ahead.
+    const bool fetches = IsFew() && spec_.packing != nullptr && spec_.k.is_const();
+    if (fetches) {
+      const int64_t row = ElemBytes(spec_.b.dtype, spec_.packing->panel), apart = spec_.k.constant() * row;
+      next = PanelsAfter(at, b_.Offset(panel, DType::kI8, b_.Const(at.width / spec_.packing->panel * apart)), apart,
+                         depth_ * row);
+      carried.push_back(&next.from);
+    }
     b_.For(k_from_, k_to_, depth_, carried, [&](Int) {
+      if (fetches) Fetch(next);
       const auto b_at = [&](int v) { return b_.Offset(panel, spec_.b.dtype, lanes[static_cast<size_t>(v)]); };
       if (height == 1) {
         std::vector<Vec> x;

@@ -35,6 +35,19 @@ class GemmEmitter {
   // than the tile's.
   virtual void TileAt(const Place& at, const Int* left);
 
+  // The panels of B that come next, which tiles of several rows ask memory for while they use others: or the first rows
+  // that pass over a panel would wait for it. The first tiles of the last block of rows do, a part of the panels each.
+  struct NextPanels {
+    Ptr from;                                  // what is asked for next, of the first panel of the part
+    Int step;                                  // bytes on from there each time, 0 where a tile asks for nothing
+    int64_t panels = 0, apart = 0, lines = 0;  // of the part; bytes between panels; asked for at a time, of each
+  };
+  // `next`: the first of them, `step`: bytes of a panel that a tile uses between two calls of Fetch.
+  NextPanels PanelsAfter(const Place& at, Ptr next, int64_t apart, int64_t step);
+  void Fetch(NextPanels& next);
+  static constexpr int64_t kLineBytes = 64;
+  bool IsFew() const { return tile_.shape == TileShape::kFew || tile_.shape == TileShape::kBlocksFew; }
+
   // Row r of a tile: rows past the last of the matrix are computed as the last and not stored.
   Int RowOfTile(const Place& at, int r);
   Ptr ElementOfC(Int m, Int n) { return b_.Offset(c_, spec_.c.dtype, b_.Add(b_.Mul(m, cm_), b_.Mul(n, cn_))); }
