@@ -37,6 +37,13 @@ constexpr int kRestRows = 2, kRestRowsOfBlocks = 4;
 
 }  // namespace
 
+// Of few rows in blocks, rests are for those that leave half of a tile empty: the other half takes its time.
+int GemmEmitter::RestRows() const {
+  const bool blocks = spec_.packing != nullptr && spec_.packing->blocks;
+  if (IsFew() && (!blocks || tile_.rows <= kRestRowsOfBlocks)) return tile_.rows;
+  return std::min(blocks ? kRestRowsOfBlocks : kRestRows, tile_.rows);
+}
+
 void GemmEmitter::Emit() {
   ForGrains(b_, kernel_, [&](std::vector<Int> index) {
     const Int n0 = b_.Mul(index.back(), b_.Const(spec_.n_block));
@@ -61,16 +68,17 @@ void GemmEmitter::Emit() {
           TileAt({b_.Add(m0, m), b_.Add(n0, n), height, width}, masked ? &left : nullptr);
         });
       }
-      const Int whole = IsFew() ? b_.Const(0) : WholeTiles(rows);
-      const bool blocks = tile_.shape == TileShape::kBlocks || tile_.shape == TileShape::kBlocksTight;
-      const int few = blocks ? kRestRowsOfBlocks : kRestRows;
-      const int rest = IsFew() ? tile_.rows : std::min(few, tile_.rows);
+      const int rest = RestRows();
+      // Few rows: all in tiles of so many, or all in rests.
+      const Int whole = !IsFew()            ? WholeTiles(rows)
+                        : rest < tile_.rows ? b_.Mul(rows, AtMostOne(b_.Sub(rows, b_.Const(rest))))
+                                            : b_.Const(0);
       const auto tiles = [&](const std::function<void(const Place&, Ptr sums)>& body) {
         const auto at = [&](Int m, int height, bool is_rest) {
           const Ptr sums = k_block_ == 0 ? Ptr{} : b_.Offset(b_.Scratch(), DType::kF32, b_.Mul(m, b_.Const(width)));
           body({b_.Add(m0, m), b_.Add(n0, n), height, width, is_rest}, sums);
         };
-        b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { at(m, tile_.rows, false); });
+        b_.For(b_.Const(0), whole, tile_.rows, {}, [&](Int m) { at(m, tile_.rows, IsFew()); });
         b_.For(whole, rows, rest, {}, [&](Int m) { at(m, rest, true); });
       };
       if (k_block_ == 0) return tiles([&](const Place& at, Ptr) { TileAt(at, masked ? &left : nullptr); });
@@ -136,11 +144,10 @@ Int GemmEmitter::RowOfTile(const Place& at, int r) {
 
 GemmEmitter::NextPanels GemmEmitter::PanelsAfter(const Place& at, Ptr next, int64_t apart, int64_t step) {
   const int64_t panels = at.width / spec_.packing->panel, tiles = IsFew() ? 1 : std::min<int64_t>(2, panels);
-  const Int rows = b_.Const(spec_.m_block), zero = b_.Const(0), one = b_.Const(1);
+  const Int rows = b_.Const(spec_.m_block), one = b_.Const(1);
   const Int tile = b_.Div(b_.Rem(at.m, rows), b_.Const(at.height));
   const Int blocks_left = b_.Sub(b_.Div(b_.Sub(m_, one), rows), b_.Div(at.m, rows));
-  const Int asks =
-      b_.Mul(b_.Max(b_.Min(b_.Sub(b_.Const(tiles), tile), one), zero), b_.Max(b_.Sub(one, blocks_left), zero));
+  const Int asks = b_.Mul(AtMostOne(b_.Sub(b_.Const(tiles), tile)), AtMostOne(b_.Sub(one, blocks_left)));
   NextPanels after;
   after.panels = panels / tiles;
   after.apart = apart;
