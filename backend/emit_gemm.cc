@@ -37,7 +37,7 @@ constexpr int kRestRows = 2, kRestRowsOfBlocks = 4;
 
 }  // namespace
 
-// Of few rows in blocks, rests are for those that leave half of a tile empty: the other half takes its time.
+// Few rows of blocks that would leave half of a tile empty go in a rest instead: that half would be computed, too.
 int GemmEmitter::RestRows() const {
   const bool blocks = spec_.packing != nullptr && spec_.packing->blocks;
   if (IsFew() && (!blocks || tile_.rows <= kRestRowsOfBlocks)) return tile_.rows;
@@ -69,9 +69,9 @@ void GemmEmitter::Emit() {
         });
       }
       const int rest = RestRows();
-      // Few rows: all in tiles of so many, or all in rests.
+      // Of few rows all go in whole tiles, which may reach past the last, or all in rests.
       const Int whole = !IsFew()            ? WholeTiles(rows)
-                        : rest < tile_.rows ? b_.Mul(rows, AtMostOne(b_.Sub(rows, b_.Const(rest))))
+                        : rest < tile_.rows ? b_.Mul(rows, IsPositive(b_.Sub(rows, b_.Const(rest))))
                                             : b_.Const(0);
       const auto tiles = [&](const std::function<void(const Place&, Ptr sums)>& body) {
         const auto at = [&](Int m, int height, bool is_rest) {
@@ -147,7 +147,7 @@ GemmEmitter::NextPanels GemmEmitter::PanelsAfter(const Place& at, Ptr next, int6
   const Int rows = b_.Const(spec_.m_block), one = b_.Const(1);
   const Int tile = b_.Div(b_.Rem(at.m, rows), b_.Const(at.height));
   const Int blocks_left = b_.Sub(b_.Div(b_.Sub(m_, one), rows), b_.Div(at.m, rows));
-  const Int asks = b_.Mul(AtMostOne(b_.Sub(b_.Const(tiles), tile)), AtMostOne(b_.Sub(one, blocks_left)));
+  const Int asks = b_.Mul(IsPositive(b_.Sub(b_.Const(tiles), tile)), IsPositive(b_.Sub(one, blocks_left)));
   NextPanels after;
   after.panels = panels / tiles;
   after.apart = apart;

@@ -66,8 +66,7 @@ class GemmEmitter {
   void Steps(Int size, std::vector<int> sizes, bool ragged, const std::function<void(Int, int, bool)>& body);
   Int WholeTiles(Int rows);
   int RestRows() const;
-  // 1 where the number is positive, 0 elsewhere.
-  Int AtMostOne(Int n) { return b_.Max(b_.Min(n, b_.Const(1)), b_.Const(0)); }
+  Int IsPositive(Int n) { return b_.Max(b_.Min(n, b_.Const(1)), b_.Const(0)); }  // 1 or 0
   bool Overhangs(const Place& at) const;
   std::vector<Mask> MasksOf(const Place& at, const Int* left);
   std::vector<Vec> Zeros(const Place& at);
