@@ -172,8 +172,7 @@ TEST(GrainShares, OwnersTakeFromTheFrontAndOthersFromTheBack) {
   EXPECT_EQ(TakenBy(shares, 0, 2), std::vector<Range>());  // thread 2 has no part in it
   EXPECT_EQ(TakenBy(shares, 0, 3), (std::vector<Range>{{20, 21}}));
   shares.Deal(0, GrainShares::kMostGrains - 1, GrainShares::kMostGrains);
-  EXPECT_EQ(TakenBy(shares, 0, 3),
-            (std::vector<Range>{{GrainShares::kMostGrains - 1, GrainShares::kMostGrains}}));
+  EXPECT_EQ(TakenBy(shares, 0, 3), (std::vector<Range>{{GrainShares::kMostGrains - 1, GrainShares::kMostGrains}}));
 }
 
 // Rounds as a workspace walks them: dealt before the barrier, in turn from two. Thread 0 naps now and then.
