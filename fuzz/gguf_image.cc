@@ -12,6 +12,8 @@ namespace {
 constexpr uint64_t kMostAlignment = 1 << 16, kUsualAlignment = 32;
 // Of one image, whatever its file says.
 constexpr uint64_t kMostRecords = 1 << 16;
+// Where the data of a file that is written ends: with the gaps between thousands of tensors it would need gigabytes.
+constexpr size_t kMostBytes = 16 << 20;
 
 class Cursor {
  public:
@@ -164,6 +166,7 @@ std::string GgufImage::Write() const {
     offset = aligned(offset + tensor.data.size());
   }
   for (const Tensor& tensor : tensors) {
+    if (out.size() > kMostBytes) break;
     out.resize(aligned(out.size()));
     out += tensor.data;
   }
