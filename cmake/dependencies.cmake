@@ -9,7 +9,7 @@ find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)      # libxxhash-dev: checksums 
 find_path(NETTLE_INCLUDE_DIR nettle/sha2.h REQUIRED) # nettle-dev: SHA-256 of a weight file's header
 find_library(NETTLE_LIBRARY libnettle.a REQUIRED)
 
-# A program takes 10 ms to load thirty shared libraries: it contains the archives that stand beside them.
+# A program takes 8 ms to load thirty shared libraries: it contains the archives that stand beside them.
 get_property(imported DIRECTORY PROPERTY IMPORTED_TARGETS)
 list(FILTER imported INCLUDE REGEX "^absl::")
 foreach(target ${imported})
