@@ -65,7 +65,7 @@ class BlocksGemm : public GemmEmitter {
     const int64_t panels = at.width / PackedBlocks::kColumns;
     NextPanels next;
     if (at.height > 1) {
-      next = PanelsAfter(at, Bytes(unit, panels * panel_bytes), panel_bytes, layout_.unit_bytes / chunks);
+      next = PanelsAfter(at, Bytes(unit, panels * panel_bytes), panel_bytes, ChunkShare());
       carried.push_back(&next.from);
     }
     std::vector<Handle*> of_units = carried;
@@ -105,14 +105,17 @@ class BlocksGemm : public GemmEmitter {
     return b_.Offset(b_.Scratch(), DType::kF32, b_.Const(static_cast<int64_t>(vector) * b_.lanes()));
   }
 
+  // Bytes of a unit for each of its chunks.
+  int64_t ChunkShare() const { return CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block()); }
+
   // One row takes so little time that memory must be asked well before, and for every line of it, what units hold
   // beside chunks included: with one line in nine left out it is slower than unasked. The panels of a tile are as many
   // streams.
   static constexpr int64_t kAheadBytes = 4096, kAheadBytesOfMany = 2048;
   void FetchAhead(Ptr chunk, int64_t panels, int64_t panel_bytes, int64_t ahead) {
-    const int64_t bytes = CeilDiv(layout_.unit_bytes * PackedBlocks::kChunk, format_.block());
     for (int64_t at = ahead; at < ahead + panels * panel_bytes; at += panel_bytes) {
-      for (int64_t line = 0; line < bytes; line += kLineBytes) b_.Prefetch(Bytes(chunk, at + line), /*once=*/true);
+      for (int64_t line = 0; line < ChunkShare(); line += kLineBytes)
+        b_.Prefetch(Bytes(chunk, at + line), /*once=*/true);
     }
   }
 
