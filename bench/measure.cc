@@ -18,9 +18,10 @@ namespace sinter {
 namespace {
 
 constexpr int kRounds = 9;
+constexpr double kWarmSeconds = 0.05;   // threads that wake together share a core until the system has noticed
 constexpr size_t kBlock = 128;          // floats that a step of the sums reads
 constexpr double kRoundBytes = 4e6;     // small buffers are read again until a round has read as much
-constexpr int64_t kFmaSteps = 1 << 17;  // of every chain, in a round
+constexpr int64_t kFmaSteps = 1 << 20;  // of every chain, in a round
 
 constexpr size_t kPieceBytes = 256 << 10, kLeastPieces = 64;  // of large buffers, of each thread
 
@@ -178,7 +179,7 @@ bool Has(const Target& target, absl::string_view feature) {
 
 double PerSecond(double (*work)(), int threads) {
   const double products = work() * threads;
-  return products / SecondsTogether(threads, kRounds, [&](int) { work(); });
+  return products / SecondsTogether(threads, [&](int) { work(); });
 }
 
 }  // namespace
@@ -193,31 +194,45 @@ double MedianOf(std::vector<double> values) {
 }
 
 absl::StatusOr<double> SecondsOfRun(const std::function<absl::Status()>& run, double seconds) {
-  const double start = SecondsNow();
-  double end = start;
-  int runs = 0;
-  for (; end < start + seconds || runs == 0; end = SecondsNow(), ++runs) SINTER_RETURN_IF_ERROR(run());
-  return (end - start) / runs;
+  std::vector<double> averages;
+  for (int round = 0; round < kRounds; ++round) {
+    const double start = SecondsNow();
+    double end = start;
+    int runs = 0;
+    for (; end < start + seconds / kRounds || runs == 0; end = SecondsNow(), ++runs) SINTER_RETURN_IF_ERROR(run());
+    averages.push_back((end - start) / runs);
+  }
+  return MedianOf(averages);
 }
 
-double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work) {
-  std::vector<double> begin(static_cast<size_t>(threads)), end = begin;
-  double best = 1e300;
-  for (int round = 0; round < rounds; ++round) {
-    std::atomic<int> arrived = 0;
-    const auto run = [&](int thread) {
-      for (arrived.fetch_add(1); arrived.load() < threads;) _mm_pause();
+double SecondsTogether(int threads, const std::function<void(int)>& work) {
+  std::vector<double> begin(static_cast<size_t>(threads)), end = begin, times;
+  const double start = SecondsNow();
+  std::atomic<int64_t> arrived = 0;
+  std::atomic<bool> done = false;
+  const auto run = [&](int thread) {
+    int64_t expected = 0;
+    const auto meet = [&] {
+      expected += threads;
+      for (arrived.fetch_add(1); arrived.load() < expected;) _mm_pause();
+    };
+    for (;;) {
+      meet();
+      if (done.load()) return;
       begin[static_cast<size_t>(thread)] = SecondsNow();
       work(thread);
       end[static_cast<size_t>(thread)] = SecondsNow();
-    };
-    std::vector<std::thread> others;
-    for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
-    run(0);
-    for (std::thread& other : others) other.join();
-    best = std::min(best, *std::max_element(end.begin(), end.end()) - *std::min_element(begin.begin(), begin.end()));
-  }
-  return best;
+      meet();
+      if (thread != 0) continue;
+      const double first = *std::min_element(begin.begin(), begin.end());
+      if (first >= start + kWarmSeconds) times.push_back(*std::max_element(end.begin(), end.end()) - first);
+      done.store(times.size() == kRounds);
+    }
+  };
+  std::vector<std::jthread> others;
+  for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
+  run(0);
+  return MedianOf(times);
 }
 
 double SecondsToRead(double bytes, int threads) {
@@ -232,7 +247,7 @@ double SecondsToRead(double bytes, int threads) {
   void (*const sum)(const float*, size_t) = HostRuns(*FindTarget("avx512")) ? Sum512 : Sum256;
   const size_t pieces = size_bytes / kPieceBytes;  // of large buffers, shared out as the grains of a long step are
   GrainShares shares(threads);
-  const double seconds = SecondsTogether(threads, kRounds, [&](int thread) {
+  const double seconds = SecondsTogether(threads, [&](int thread) {
     if (pieces < kLeastPieces * parts) {
       for (int i = 0; i < times; ++i) sum(data + static_cast<size_t>(thread) * floats, floats);
       return;

@@ -1,7 +1,8 @@
 // What benchmark programs measure with: the clock, medians, and the machine's limits, found in the same process.
 //
-// Limits are the best of several rounds, with as many threads as are asked for, all of them starting together: what the
-// machine could do just now when nothing else ran. Threads live for one call; none is left spinning.
+// Everything is the median of nine rounds, the limits too: beside the best of some moments any longer work looks slow
+// on a machine whose speed changes. Limits are found with as many threads as are asked for, which have warmed up and
+// start each round together. Threads live for one call; none is left spinning.
 #pragma once
 
 #include <functional>
@@ -17,10 +18,10 @@ double SecondsNow();
 // The upper one of the two in the middle when the number is even; at least one value.
 double MedianOf(std::vector<double> values);
 
-// Seconds of a run: the average over so many seconds, one run at least.
+// Seconds of a run: of rounds that last so many seconds together, or one run each at least.
 absl::StatusOr<double> SecondsOfRun(const std::function<absl::Status()>& run, double seconds);
-// Seconds that `threads` threads need for work(thread), from the first start to the last end; the best of the rounds.
-double SecondsTogether(int threads, int rounds, const std::function<void(int)>& work);
+// Seconds that `threads` threads need for work(thread), from the first start to the last end.
+double SecondsTogether(int threads, const std::function<void(int)>& work);
 
 // Seconds to read as many bytes, from whatever holds them: a streaming sum in the widest vectors of this CPU over a
 // buffer of at least that size in huge pages, each thread over its part; of large ones, who is done takes from what
