@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -95,13 +94,6 @@ class ByteReader {
 constexpr bool Fits(uint64_t offset, uint64_t size, uint64_t total) {
   return offset <= total && size <= total - offset;
 }
-// These bytes; none where they are not all there.
-inline std::optional<absl::Span<const uint8_t>> SubSpan(absl::Span<const uint8_t> bytes, uint64_t offset,
-                                                        uint64_t size) {
-  if (!Fits(offset, size, bytes.size())) return std::nullopt;
-  return bytes.subspan(offset, size);
-}
-
 // Whether an object that asks for `alignment` (a power of two) may be read in place.
 inline bool IsAligned(const void* at, uint64_t alignment) {
   return (reinterpret_cast<uintptr_t>(at) & (alignment - 1)) == 0;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,14 +37,10 @@ struct Descriptor {
   const int fd;
 };
 
-absl::Status CannotOpen(const std::string& path) {
-  return absl::NotFoundError(absl::StrCat(path, ": cannot open: ", Reason()));
-}
-
-absl::Status CannotCreate(const std::string& path, int error) {
+absl::Status Cannot(absl::string_view open_or_create, const std::string& path, int error) {
   const bool full = error == ENOSPC || error == EDQUOT || error == EMFILE || error == ENFILE || error == ENOMEM;
   return absl::Status(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kNotFound,
-                      absl::StrCat(path, ": cannot create: ", std::strerror(error)));
+                      absl::StrCat(path, ": cannot ", open_or_create, ": ", std::strerror(error)));
 }
 
 absl::Status WriteAll(int fd, const std::string& path, absl::string_view bytes) {
@@ -64,30 +61,33 @@ struct Temporary {
 };
 constinit std::array<Temporary, 64> temporaries;  // touched when it is used, not when the program starts
 
-// Makes an empty file "PLACE.XXXXXX" and returns its index in the table; -1, with errno, when it cannot.
+void ForgetTemporary(Temporary& temporary) {
+  temporary.named = false;
+  temporary.taken = false;
+}
+
+// Makes an empty file, its name PLACE and random digits, and returns its index in the table; -1, with errno, when it
+// cannot.
 int CreateTemporary(const std::string& place, int* fd) {
-  if (place.size() + sizeof ".XXXXXX" > PATH_MAX) {
+  uint32_t random;
+  if (getrandom(&random, sizeof random, 0) != sizeof random) return -1;
+  const std::string path = absl::StrCat(place, ".", absl::Hex(random, absl::kZeroPad8));
+  if (path.size() >= PATH_MAX) {
     errno = ENAMETOOLONG;
     return -1;
   }
   for (size_t i = 0; i < temporaries.size(); ++i) {
     Temporary& temporary = temporaries[i];
     if (temporary.taken.exchange(true)) continue;
-    std::strcpy(std::copy(place.begin(), place.end(), temporary.path), ".XXXXXX");
+    std::strcpy(temporary.path, path.c_str());
     temporary.named = true;  // before the file is there, so that no signal finds it unnamed
-    *fd = mkostemp(temporary.path, O_CLOEXEC);
+    *fd = open(temporary.path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (*fd >= 0) return static_cast<int>(i);
-    temporary.named = temporary.taken = false;
+    ForgetTemporary(temporary);
     return -1;
   }
   errno = EMFILE;
   return -1;
-}
-
-void ForgetTemporary(int index) {
-  Temporary& temporary = temporaries[static_cast<size_t>(index)];
-  temporary.named = false;
-  temporary.taken = false;
 }
 
 // Waits until the disk has the file or folder; file systems that know no such thing say EINVAL.
@@ -111,8 +111,8 @@ bool SyncFolderOf(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
-  const Descriptor file(path, O_RDONLY);
-  if (file.fd < 0) return CannotOpen(path);
+  const Descriptor file(path, O_RDONLY | O_NONBLOCK);  // or a pipe would be waited for
+  if (file.fd < 0) return Cannot("open", path, errno);
   return FromDescriptor(file.fd, path);
 }
 
@@ -213,7 +213,7 @@ absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path, Durabilit
   }
   file.temporary_ = CreateTemporary(file.place_, &file.fd_);
   if (file.temporary_ >= 0) return file;
-  return CannotCreate(path, errno);
+  return Cannot("create", path, errno);
 }
 
 OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
@@ -229,8 +229,9 @@ OutputFile& OutputFile::operator=(OutputFile&& other) noexcept {
 OutputFile::~OutputFile() {
   if (fd_ >= 0) close(fd_);
   if (temporary_ < 0) return;
-  unlink(temporaries[static_cast<size_t>(temporary_)].path);
-  ForgetTemporary(temporary_);
+  Temporary& temporary = temporaries[static_cast<size_t>(temporary_)];
+  unlink(temporary.path);
+  ForgetTemporary(temporary);
 }
 
 void RemoveTemporaryFiles() {
@@ -268,14 +269,12 @@ absl::Status OutputFile::Commit() {
   const auto failed = [this] {
     return absl::ResourceExhaustedError(absl::StrCat(path_, ": cannot put in place: ", Reason()));
   };
-  // mkostemp made the file private; give it the permissions that a plain open would have given.
-  const mode_t mask = umask(0);
-  umask(mask);
-  if (fchmod(fd_, 0666 & ~mask) != 0) return failed();
   // The bytes before the name: a name that outlives a loss of power must not outlive what it names.
   if (durability_ == Durability::kDurable ? !Sync(fd_) : !Flush(fd_)) return failed();
-  if (rename(temporaries[static_cast<size_t>(temporary_)].path, place_.c_str()) != 0) return failed();
-  ForgetTemporary(std::exchange(temporary_, -1));
+  Temporary& temporary = temporaries[static_cast<size_t>(temporary_)];
+  if (rename(temporary.path, place_.c_str()) != 0) return failed();
+  ForgetTemporary(temporary);
+  temporary_ = -1;
   if (durability_ == Durability::kDurable && !SyncFolderOf(place_)) return failed();
   return absl::OkStatus();
 }
@@ -283,12 +282,12 @@ absl::Status OutputFile::Commit() {
 absl::Status CreateFolders(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  return error ? CannotCreate(path, error.value()) : absl::OkStatus();
+  return error ? Cannot("create", path, error.value()) : absl::OkStatus();
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
   const Descriptor file(path, O_RDONLY);
-  if (file.fd < 0) return CannotOpen(path);
+  if (file.fd < 0) return Cannot("open", path, errno);
   std::string content;
   char buffer[1 << 16];
   absl::Status status;
@@ -311,7 +310,7 @@ absl::Status WriteFile(const std::string& path, absl::string_view content) {
   struct stat info;
   if (stat(path.c_str(), &info) == 0 && (S_ISCHR(info.st_mode) || S_ISFIFO(info.st_mode))) {
     const Descriptor file(path, O_WRONLY);
-    if (file.fd < 0) return CannotOpen(path);
+    if (file.fd < 0) return Cannot("open", path, errno);
     return WriteAll(file.fd, path, content);
   }
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));

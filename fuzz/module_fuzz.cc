@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "base/bytes.h"
 #include "base/file.h"
 #include "fuzz/module_mutator.h"
 #include "fuzz/target.h"
@@ -22,16 +23,12 @@ namespace {
 
 using testing::Factor;
 using testing::KernelStep;
+using testing::LanguageModel;
 using testing::List;
 using testing::Number;
 using testing::Param;
 using testing::State;
 using testing::Symbol;
-
-fbs::MetadataT LanguageModel() {
-  fbs::MetadataT m = testing::LanguageModel();
-  return m;
-}
 
 // One of everything that the language model has not: sums in extents, lanes, spaces, blocks, texts.
 fbs::MetadataT Everything() {
@@ -145,14 +142,11 @@ void ComputeWith(const CompiledModule& module, const LoadedEntry& entry, bool la
 void ExpectInSections(const fbs::MetadataT& m, absl::string_view bytes) {
   FileHeader header;
   std::memcpy(&header, bytes.data(), sizeof header);
-  const auto inside = [](uint64_t offset, uint64_t size, uint64_t whole) {
-    return size <= whole && offset <= whole - size;
-  };
   for (const auto& weight : m.weights) {
-    Expect(inside(weight->offset, weight->bytes, header.weights.size), "a weight lies in its section");
+    Expect(Fits(weight->offset, weight->bytes, header.weights.size), "a weight lies in its section");
   }
   for (const auto& image : m.images) {
-    Expect(inside(image->offset, image->size, header.code.size), "an image lies in its section");
+    Expect(Fits(image->offset, image->size, header.code.size), "an image lies in its section");
     for (uint64_t at : image->entry_points) Expect(at < image->size, "a kernel begins in its image");
   }
 }

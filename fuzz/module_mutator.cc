@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/status.h"
 #include "fuzz/gguf_mutator.h"
 #include "runtime/module_check.h"
@@ -231,7 +232,7 @@ std::optional<Parts> PartsOf(absl::string_view bytes) {
   if (bytes.size() < sizeof parts.header) return std::nullopt;
   std::memcpy(&parts.header, bytes.data(), sizeof parts.header);
   const auto section = [&](const FileSection& s, absl::string_view& out) {
-    if (s.offset > bytes.size() || s.size > bytes.size() - s.offset) return false;
+    if (!Fits(s.offset, s.size, bytes.size())) return false;
     out = bytes.substr(s.offset, s.size);
     return true;
   };
@@ -253,7 +254,7 @@ std::optional<fbs::MetadataT> MetadataOf(const Parts& parts) {
     return words;
   }();
   const auto* begin = reinterpret_cast<const uint8_t*>(copy.data());
-  if (!VerifyMetadataBuffer({begin, parts.metadata.size()})) return std::nullopt;
+  if (!VerifyMetadataBuffer({begin, parts.metadata.size()}).ok()) return std::nullopt;
   const fbs::Metadata& metadata = *fbs::GetMetadata(begin);
   if (!CheckMetadata(metadata, {parts.metadata.size(), parts.code.size(), parts.weights.size()}).ok()) {
     return std::nullopt;

@@ -4,7 +4,7 @@
 //
 // Runs the seeds, every file named or in a folder named, and N mutations of the seeds by the target's own mutator. With
 // --seeds it writes the seeds to DIR and does nothing else. Exit code 2: usage. A finding ends it as it would end the
-// target; the input is then in finding.bin where it was made by a mutation, and named on stderr where it was a file.
+// target; the input is then named on stderr, and in finding.bin unless it came from a file.
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -36,14 +36,17 @@ extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size) 
   return size;
 }
 
+// A sanitizer's, where the program has one: what is called before it ends the program for what it found.
+extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
+
 namespace sinter::fuzz {
 namespace {
 
-// What runs, for the handler of the signal that ends it.
+// What runs, for the moment that ends it.
 const char* running = "";
 const std::string* running_bytes = nullptr;
 
-void OnAbort(int) {
+void OnFinding() {
   std::fprintf(stderr, "while running %s\n", running);
   if (running_bytes == nullptr) return;
   if (FILE* file = std::fopen("finding.bin", "wb")) {
@@ -51,6 +54,22 @@ void OnAbort(int) {
     std::fclose(file);
     std::fprintf(stderr, "written to finding.bin\n");
   }
+}
+
+void KeepFindings() {
+  std::vector<int> signals = {SIGABRT};
+  if (__sanitizer_set_death_callback != nullptr) {
+    __sanitizer_set_death_callback(OnFinding);
+  } else {
+    signals.insert(signals.end(), {SIGSEGV, SIGBUS, SIGFPE, SIGILL});
+  }
+  struct sigaction action = {};
+  action.sa_handler = [](int signal) {
+    OnFinding();
+    raise(signal);  // as it would have ended
+  };
+  action.sa_flags = SA_RESETHAND;
+  for (int signal : signals) sigaction(signal, &action, nullptr);
 }
 
 void RunInput(const char* name, const std::string& bytes, bool keep) {
@@ -121,7 +140,7 @@ int Main(int argc, char** argv) {
     }
     paths.emplace_back(argument);
   }
-  std::signal(SIGABRT, OnAbort);
+  KeepFindings();
   size_t count = 0;
   for (const std::string& path : paths) {
     if (const int code = RunFiles(path, count); code != 0) return code;

@@ -7,8 +7,7 @@
 
 namespace sinter::fuzz {
 
-// Of the golden files, those of at most 16 KB; without their first line and what they expect. In the order of their
-// names.
+// Of the golden files those of at most 16 KB, up to what they expect. In the order of their names.
 std::vector<Seed> TextSeeds();
 
 }  // namespace sinter::fuzz

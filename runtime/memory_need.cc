@@ -77,14 +77,15 @@ const char* Text(WeightsPlace place) {
   return "copied to huge pages";
 }
 
-}  // namespace
-
+// Address space of the stacks of so many threads, the caller's excepted.
 int64_t StackBytes(int threads) {
   rlimit limit;
   constexpr int64_t kDefault = int64_t{2} << 20;  // glibc's, where the limit says unlimited
   const bool stated = getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
   return (threads - 1) * (stated ? static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, kMost >> 10)) : kDefault);
 }
+
+}  // namespace
 
 MemoryNeed NeedToRun(const CompiledModule& module, int threads, WeightsPlace weights, absl::string_view entry) {
   const fbs::Metadata& metadata = module.metadata();
@@ -96,8 +97,7 @@ MemoryNeed NeedToRun(const CompiledModule& module, int threads, WeightsPlace wei
   need.thread_bytes = need.thread_bytes > kMost / threads ? kMost : need.thread_bytes * threads;
   need.stack_bytes = StackBytes(threads);
   for (const LoadedEntry& loaded : module.entries()) {
-    absl::string_view rest = loaded.name;
-    if (!absl::ConsumePrefix(&rest, entry) || (!rest.empty() && rest[0] != '.')) continue;
+    if (!Serves(loaded.name, entry)) continue;
     for (const LoadedState& state : loaded.states) {
       need.state_bytes = Sum({need.state_bytes, state.bytes});
       const int64_t positions = state.dims[static_cast<size_t>(state.page_axis)];

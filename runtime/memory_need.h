@@ -45,8 +45,6 @@ struct MemoryNeed {
 // Of one workspace with so many threads and one sequence, both for entry `entry` and its NAME.SUFFIX.
 MemoryNeed NeedToRun(const CompiledModule& module, int threads, WeightsPlace weights = WeightsPlace::kFile,
                      absl::string_view entry = "main");
-// Address space of the stacks of so many threads, the caller's excepted.
-int64_t StackBytes(int threads);
 
 struct MemoryLimit {
   enum class Counts { kResident, kWritable, kMapped };

@@ -4,6 +4,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/bytes.h"
 #include "base/checked.h"
 #include "base/escape.h"
@@ -15,8 +16,6 @@
 
 namespace sinter {
 namespace {
-
-constexpr int64_t kUnbound = -1;
 
 bool IsBound(const DimSum& sum, absl::Span<const int64_t> dims) {
   for (const DimSum::Term& term : sum.terms) {
@@ -77,6 +76,10 @@ bool Bind(const LoadedEntry& entry, absl::Span<const std::vector<int64_t>> shape
 
 }  // namespace
 
+bool Serves(absl::string_view entry_name, absl::string_view name) {
+  return absl::ConsumePrefix(&entry_name, name) && (entry_name.empty() || entry_name[0] == '.');
+}
+
 int64_t DimSum::Evaluate(const int64_t* dims) const {
   int64_t sum = 0;
   for (const Term& term : terms) {
@@ -109,9 +112,7 @@ const LoadedEntry* CompiledModule::FindEntry(absl::string_view name,
     if (dims[i] != kUnbound && !InRange(dims[i], dims_[i])) return nullptr;
   }
   for (const LoadedEntry& entry : entries_) {
-    const absl::string_view entry_name = entry.name;
-    if (entry_name.substr(0, name.size()) != name) continue;
-    if (entry_name.size() > name.size() && entry_name[name.size()] != '.') continue;
+    if (!Serves(entry.name, name)) continue;
     BoundSymbols bound;  // to be undone when the entry does not fit
     if (Bind(entry, input_shapes, dims_, dims, bound)) return &entry;
     for (uint16_t symbol : bound) dims[symbol] = kUnbound;

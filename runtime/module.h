@@ -32,8 +32,10 @@ struct DimSum {
   struct Term {
     int64_t coefficient;
     std::vector<uint16_t> symbols;
+    friend bool operator==(const Term&, const Term&) = default;
   };
   std::vector<Term> terms;
+  friend bool operator==(const DimSum&, const DimSum&) = default;
   int64_t Evaluate(const int64_t* dims) const;  // dims within their ranges: cannot overflow (checked at load)
 };
 
@@ -75,6 +77,9 @@ struct LoadedEntry {
   std::vector<uint16_t> symbols;  // that it uses: bound in every run; its kernels see the smallest value of all others
 };
 
+// Whether an entry called `entry_name` runs what is asked for as `name`: it is called NAME or NAME.SUFFIX.
+bool Serves(absl::string_view entry_name, absl::string_view name);
+
 struct LoadedDim {
   std::string name;
   int64_t min, max;
@@ -84,6 +89,8 @@ struct LoadedBound {
   DimSum expr;
   int64_t max;
 };
+
+inline constexpr int64_t kUnbound = -1;  // in place of a dim's value
 
 class CompiledModule {
  public:
@@ -97,8 +104,8 @@ class CompiledModule {
 
   const fbs::Metadata& metadata() const { return *metadata_; }
   const std::vector<LoadedEntry>& entries() const { return entries_; }
-  // The first entry called NAME or NAME.SUFFIX whose input types can take these shapes; nullptr when none fits. `dims`:
-  // a value for each symbol of the metadata, in order, or -1 where unbound; the shapes bind those of the entry found.
+  // The first entry that serves the name and whose input types can take these shapes; nullptr when none fits. `dims`: a
+  // value for each symbol of the metadata, in order, or kUnbound; the shapes bind those of the entry found.
   // Allocates nothing.
   const LoadedEntry* FindEntry(absl::string_view name, absl::Span<const std::vector<int64_t>> input_shapes,
                                std::vector<int64_t>& dims) const;

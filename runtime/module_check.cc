@@ -39,6 +39,11 @@ bool Aligned(const flatbuffers::Vector<T>* v) {  // the verifier looks at the al
   return IsAligned(v->Data(), 8);
 }
 
+absl::Status CheckCount(const Limit& limit, uint64_t count) {
+  if (!limit.Exceeded(static_cast<int64_t>(count))) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(count, " ", limit.unit, ": ", limit.Text()));
+}
+
 class Checker {
  public:
   Checker(const fbs::Metadata& m, const SectionSizes& sections) : m_(m), sections_(sections) {}
@@ -78,11 +83,6 @@ class Checker {
     if (spent_ <= kExpansion * sections_.metadata) return absl::OkStatus();
     return Bad("unpacks to more than ", kExpansion, " times its ", sections_.metadata,
                " bytes: ", limits::kModuleExpansion.Text());
-  }
-
-  static absl::Status CheckCount(const Limit& limit, uint64_t count) {
-    if (!limit.Exceeded(count)) return absl::OkStatus();
-    return Bad(count, " ", limit.unit, ": ", limit.Text());
   }
 
   absl::Status CheckMemory(absl::string_view what, int64_t bytes) const {
@@ -162,7 +162,6 @@ class Checker {
 
   absl::Status CheckImages() {
     if (m_.images()->size() == 0) return Bad("no code images");
-    SINTER_RETURN_IF_ERROR(CheckCount(limits::kImages, m_.images()->size()));
     std::unordered_set<absl::string_view, absl::Hash<absl::string_view>> targets;
     for (const fbs::Image* image : *m_.images()) {
       if (image->target()->size() == 0) return Bad("an image has no target");
@@ -354,21 +353,21 @@ class Checker {
     return absl::OkStatus();
   }
 
-  // NAME.SUFFIX serves the sequences of NAME, so its states are those of NAME.
+  // A sequence serves all entries that begin with the same NAME, up to a dot: their states are those of the first.
   absl::Status CheckSameStates(const fbs::Entry& entry) const {
-    const absl::string_view name = ViewOf(entry.name());
-    const size_t dot = name.find('.');
-    if (dot == absl::string_view::npos) return absl::OkStatus();
-    for (const fbs::Entry* base : *m_.entries()) {
-      if (ViewOf(base->name()) != name.substr(0, dot)) continue;
+    const auto stem = [](const fbs::Entry& e) { return ViewOf(e.name()).substr(0, ViewOf(e.name()).find('.')); };
+    for (const fbs::Entry* first : *m_.entries()) {
+      if (stem(*first) != stem(entry)) continue;
       const auto same = [](const fbs::State* a, const fbs::State* b) {
         return ViewOf(a->dtype()) == ViewOf(b->dtype()) && a->page_axis() == b->page_axis() &&
                std::equal(a->dims()->begin(), a->dims()->end(), b->dims()->begin(), b->dims()->end());
       };
-      if (!std::equal(entry.states()->begin(), entry.states()->end(), base->states()->begin(), base->states()->end(),
-                      same)) {
-        return Bad("entry ", Quoted(name), " has other states than entry ", Quoted(ViewOf(base->name())));
+      if (std::equal(entry.states()->begin(), entry.states()->end(), first->states()->begin(), first->states()->end(),
+                     same)) {
+        break;
       }
+      return Bad("entry ", Quoted(ViewOf(entry.name())), " has other states than entry ",
+                 Quoted(ViewOf(first->name())));
     }
     return absl::OkStatus();
   }
@@ -398,6 +397,17 @@ class Checker {
   uint64_t spent_ = 0;
 };
 
+// Of the metadata how many images it lists, before they are looked at: the verifier reads a list of features once for
+// each image that has it.
+struct ImageList : private flatbuffers::Table {
+  using Images = flatbuffers::Vector<flatbuffers::Offset<fbs::Image>>;
+  const Images* images() const { return GetPointer<const Images*>(fbs::Metadata::VT_IMAGES); }
+  bool Verify(flatbuffers::Verifier& verifier) const {
+    return VerifyTableStart(verifier) && VerifyOffsetRequired(verifier, fbs::Metadata::VT_IMAGES) &&
+           verifier.VerifyVector(images()) && verifier.EndTable();
+  }
+};
+
 }  // namespace
 
 std::optional<ElementType> FindElementType(absl::string_view name) {
@@ -408,14 +418,18 @@ std::optional<ElementType> FindElementType(absl::string_view name) {
   return std::nullopt;
 }
 
-bool VerifyMetadataBuffer(absl::Span<const uint8_t> bytes) {
+absl::Status VerifyMetadataBuffer(absl::Span<const uint8_t> bytes) {
+  const absl::Status malformed = absl::InvalidArgumentError("not a well-formed FlatBuffer of a module");
   flatbuffers::Verifier::Options options;
   options.max_depth = 16;
-  // A table takes 8 bytes or more, its place in a vector included.
-  options.max_tables = static_cast<flatbuffers::uoffset_t>(
-      std::min<uint64_t>(kExpansion * (bytes.size() / 8), limits::kModuleTables.most));
+  // A table takes 8 bytes or more, its place in a vector included, and none has two places.
+  options.max_tables = static_cast<flatbuffers::uoffset_t>(bytes.size() / 8);
+  flatbuffers::Verifier outline(bytes.data(), bytes.size(), options);
+  if (!outline.VerifyBuffer<ImageList>(fbs::MetadataIdentifier())) return malformed;
+  const size_t images = flatbuffers::GetRoot<ImageList>(bytes.data())->images()->size();
+  SINTER_RETURN_IF_ERROR(CheckCount(limits::kImages, images));
   flatbuffers::Verifier verifier(bytes.data(), bytes.size(), options);
-  return fbs::VerifyMetadataBuffer(verifier);
+  return fbs::VerifyMetadataBuffer(verifier) ? absl::OkStatus() : malformed;
 }
 
 absl::Status CheckMetadata(const fbs::Metadata& metadata, const SectionSizes& sections) {

@@ -1,6 +1,6 @@
 // Judges the metadata of a compiled module: every count, index, offset, range and type that running it relies on.
 //
-// Called once by module.cc, after the checksums and the FlatBuffers verifier. What passes can be unpacked and run
+// Called once by module_load.cc, after the checksums and the FlatBuffers verifier. What passes can be unpacked and run
 // without another check: expressions cannot overflow for dims within their ranges, indices are inside their tables,
 // offsets inside their spaces (a kernel's own reach from an offset is the kernel's promise: a module is a program).
 // Errors: kInvalidArgument, or kFailedPrecondition for what a newer runtime would know; the message begins with the
@@ -22,7 +22,7 @@ struct SectionSizes {
 };
 
 // The FlatBuffers verifier, with limits that a small file cannot turn into much work.
-bool VerifyMetadataBuffer(absl::Span<const uint8_t> bytes);
+absl::Status VerifyMetadataBuffer(absl::Span<const uint8_t> bytes);
 absl::Status CheckMetadata(const fbs::Metadata& metadata, const SectionSizes& sections);
 
 struct ElementType {

@@ -236,9 +236,8 @@ class ModuleLoader {
     if (limits::kModuleMetadataBytes.Exceeded(header_.metadata.size)) {
       return Bad(absl::StrCat("metadata: ", header_.metadata.size, " bytes: ", limits::kModuleMetadataBytes.Text()));
     }
-    if (!VerifyMetadataBuffer({At(header_.metadata.offset), header_.metadata.size})) {
-      return Bad("metadata: not a well-formed FlatBuffer of a module");
-    }
+    const absl::Status s = VerifyMetadataBuffer({At(header_.metadata.offset), header_.metadata.size});
+    if (!s.ok()) return Bad(absl::StrCat("metadata: ", s.message()));
     return absl::OkStatus();
   }
 

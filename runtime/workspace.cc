@@ -17,18 +17,11 @@ namespace {
 
 constexpr absl::string_view kStepEntry = "main";
 constexpr absl::string_view kPositionDim = "P";
-constexpr int64_t kUnbound = -1;
 
 // Where a part of a step takes so little time that sharing it out would cost more than it brings, its thread keeps it.
 // How long it takes is known from the step's last run in which it was shared out; now and then all steps are.
 constexpr uint64_t kBriefTicks = 20'000;  // 5 to 10 us
 constexpr uint64_t kAskedAgain = 32;      // runs
-
-bool Serves(const LoadedEntry& entry, absl::string_view name) {
-  const absl::string_view entry_name = entry.name;
-  return entry_name == name ||
-         (entry_name.substr(0, name.size()) == name && entry_name.substr(name.size()).substr(0, 1) == ".");
-}
 
 // The largest value of a dim that is a number or one symbol; nothing for any other.
 std::optional<int64_t> LargestOf(const DimSum& sum, const CompiledModule& module) {
@@ -46,7 +39,7 @@ bool IsLanguageModel(const LoadedEntry& entry) {
     if (input.dtype != "i32" || input.dims.size() != 1) return false;
   }
   const LoadedParam& logits = entry.outputs[0];
-  if (logits.dtype != "f32" || logits.dims.size() != 2) return false;
+  if (logits.dtype != "f32" || logits.dims.size() != 2 || logits.dims[0] != entry.inputs[2].dims[0]) return false;
   const DimSum& vocabulary = logits.dims[1];
   return vocabulary.terms.size() == 1 && vocabulary.terms[0].symbols.empty() && vocabulary.terms[0].coefficient > 0;
 }
@@ -57,7 +50,7 @@ absl::StatusOr<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<const C
                                                          absl::string_view entry) {
   return WithoutExceptions("opening a sequence", [&]() -> absl::StatusOr<std::unique_ptr<Sequence>> {
     const auto found = std::find_if(module->entries().begin(), module->entries().end(),
-                                    [entry](const LoadedEntry& e) { return Serves(e, entry); });
+                                    [entry](const LoadedEntry& e) { return Serves(e.name, entry); });
     if (found == module->entries().end()) {
       return absl::NotFoundError(absl::StrCat(module->path(), ": no entry ", entry));
     }
@@ -236,7 +229,7 @@ absl::Status Workspace::PrepareSteps() {
   const CompiledModule& module = *module_;
   int64_t max_tokens = 0, vocabulary = 0;
   for (const LoadedEntry& entry : module.entries()) {
-    if (!Serves(entry, kStepEntry)) continue;
+    if (!Serves(entry.name, kStepEntry)) continue;
     if (!IsLanguageModel(entry)) return absl::OkStatus();
     const std::optional<int64_t> tokens = LargestOf(entry.inputs[0].dims[0], module);
     const int64_t width = entry.outputs[0].dims[1].Evaluate(nullptr);

@@ -107,14 +107,16 @@ TEST(ByteReader, TextBehindALyingLength) {
   }
 }
 
-TEST(SubSpan, LiesInside) {
-  const std::vector<uint8_t> bytes(10);
-  EXPECT_EQ(SubSpan(bytes, 4, 6)->size(), 6u);
-  EXPECT_EQ(SubSpan(bytes, 10, 0)->size(), 0u);
-  EXPECT_FALSE(SubSpan(bytes, 4, 7));
-  EXPECT_FALSE(SubSpan(bytes, 11, 0));
-  EXPECT_FALSE(SubSpan(bytes, 4, kMax64 - 3));  // the sum is 0
-  EXPECT_FALSE(SubSpan(bytes, kMax64, 2));
+TEST(Fits, LiesInside) {
+  EXPECT_TRUE(Fits(4, 6, 10));
+  EXPECT_TRUE(Fits(10, 0, 10));
+  EXPECT_FALSE(Fits(4, 7, 10));
+  EXPECT_FALSE(Fits(11, 0, 10));
+  EXPECT_FALSE(Fits(4, kMax64 - 3, 10));  // the sum is 0
+  EXPECT_FALSE(Fits(kMax64, 2, 10));
+}
+
+TEST(IsAligned, OfAPowerOfTwo) {
   alignas(8) const uint8_t aligned[16] = {};
   EXPECT_TRUE(IsAligned(aligned + 8, 8));
   EXPECT_FALSE(IsAligned(aligned + 4, 8));

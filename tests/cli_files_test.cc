@@ -130,6 +130,7 @@ TEST_F(CliFiles, OnlyRegularFilesAreReplaced) {
   struct stat device;
   ASSERT_EQ(stat("/dev/full", &device), 0);
   EXPECT_TRUE(S_ISCHR(device.st_mode));
+  ExpectFailure(Run({"inspect", "pipe"}), 4, "pipe: not a regular file");  // and is not waited for
   // Text goes into pipes and devices; a link stays a link.
   const CliResult piped = Shell("cat pipe & " + kSinter + " compile m.gguf --emit=sir -o pipe; wait");
   EXPECT_EQ(piped.out, Run({"compile", "m.gguf", "--emit=sir"}).out);

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "base/limits.h"
 #include "runtime/cpu.h"
 #include "runtime/module.h"
 #include "runtime/threads.h"
@@ -307,6 +308,9 @@ TEST(ModuleFile, LyingMetadata) {
        "entry \"main\" stands twice"},
       {"other states", CHANGE(AddEntry(m, "main.8", 256)), CHANGE(AddEntry(m, "main.8", 128)),
        "entry \"main.8\" has other states than entry \"main\""},
+      {"other states of suffixes", CHANGE(m.entries[0]->name = "main.1"; AddEntry(m, "main.8", 256)),
+       CHANGE(m.entries[0]->name = "main.1"; AddEntry(m, "main.8", 128)),
+       "entry \"main.8\" has other states than entry \"main.1\""},
       {"escaped name", CHANGE(m.entries[0]->name = "x\x1b"),
        CHANGE(m.entries[0]->name = "x\x1b[2J"; FirstStep(m).kernel = 6),
        "entry \"x\\x1b[2J\" step 0 runs kernel 6 of 6"},
@@ -457,6 +461,28 @@ TEST(ModuleFile, ExpansionIsLimited) {
   };
   EXPECT_TRUE(OpenBytes(with_copies(10)).ok()) << OpenBytes(with_copies(10)).status();
   EXPECT_THAT(Message(OpenBytes(with_copies(3000)).status()), HasSubstr("unpacks to more than 16 times its"));
+}
+
+// Nothing written by the builder has two places; a file that says otherwise is small and would open as a large one.
+TEST(ModuleFile, SharedTables) {
+  const auto opened = [](uint32_t images, uint32_t features, uint32_t kernels) {
+    flatbuffers::FlatBufferBuilder b;
+    const auto copies = [&b]<typename T>(flatbuffers::Offset<T> one, uint32_t n) {
+      return b.CreateVector(std::vector<flatbuffers::Offset<T>>(n, one));
+    };
+    const auto name = b.CreateString("a");
+    const auto image = fbs::CreateImage(b, name, copies(name, features), 0, 1, b.CreateVector(std::vector<uint64_t>()));
+    const auto kernel_vector = copies(fbs::CreateKernel(b, name, name), kernels);
+    fbs::FinishMetadataBuffer(
+        b, fbs::CreateMetadata(b, name, name, name, name, name, name, 0, 0, name,
+                               copies(flatbuffers::Offset<fbs::Dim>(), 0), copies(flatbuffers::Offset<fbs::Bound>(), 0),
+                               copies(flatbuffers::Offset<fbs::Entry>(), 0), kernel_vector, copies(image, images),
+                               copies(flatbuffers::Offset<fbs::Weight>(), 0)));
+    return Message(OpenBytes(WithMetadata({b.GetBufferPointer(), b.GetBufferPointer() + b.GetSize()})).status());
+  };
+  EXPECT_THAT(opened(1, 1, 1), HasSubstr("image \"a\""));                       // read, and then refused
+  EXPECT_THAT(opened(100'000, 100'000, 1), HasSubstr(limits::kImages.Text()));  // for hours, did it read each feature
+  EXPECT_THAT(opened(1, 1, 10'000), HasSubstr("not a well-formed FlatBuffer"));
 }
 
 // Random damage under true checksums: refused or accepted, but never undefined (the sanitizers judge that).

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -58,10 +59,27 @@ TEST(Process, NoPageIsEverWritableAndExecutable) {
   };
   run();
   ASSERT_TRUE(module->MoveWeightsToHugePages(2).ok());
+  const std::string map = absl::StrCat("/tmp/perf-", getpid(), ".map"), kept = ::testing::TempDir() + "kept";
+  std::ofstream(kept) << "kept";
+  ASSERT_EQ(symlink(kept.c_str(), map.c_str()), 0);
   ASSERT_TRUE(module->WritePerfMap().ok());
+  std::string content;
+  std::ifstream(kept) >> content;
+  EXPECT_EQ(content, "kept") << "a link in its place is replaced, not followed";
   EXPECT_THAT(WritableAndExecutable(), ::testing::IsEmpty()) << "named for perf";
   run();
-  unlink(absl::StrCat("/tmp/perf-", getpid(), ".map").c_str());
+  unlink(map.c_str());
+  unlink(kept.c_str());
+}
+
+TEST(Process, DescriptorsThatRunOutAreAResource) {
+  rlimit limit = {}, none = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  none = {0, limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const absl::Status status = CompiledModule::Open("/proc/self/exe").status();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
 }
 
 // Signals are the program's: opening and running install no handler, and what a worker raises itself reaches one.

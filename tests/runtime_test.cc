@@ -364,6 +364,19 @@ TEST(Step, EntriesThatAlwaysMakeARowServeStepsWithoutOne) {
   EXPECT_EQ(sequence->position(), 103);
 }
 
+// Room for the results is made for as many rows as are asked for.
+TEST(Step, LogitsOfOtherRowsAreNoLanguageModel) {
+  fbs::MetadataT m = testing::LanguageModel();
+  m.entries[0]->outputs[0]->type->dims[0] = std::make_unique<fbs::ExprT>(testing::Symbol(testing::kT));
+  const auto module = *testing::OpenBytes(testing::ModuleBytes(m));
+  const std::unique_ptr<Workspace> workspace = *Workspace::Open(module, 1);
+  EXPECT_EQ(workspace->vocabulary(), 0);
+  const std::unique_ptr<Sequence> sequence = *Sequence::Open(module);
+  const std::vector<int32_t> ids = {1, 2, 3}, rows = {2};
+  std::vector<float> logits(testing::kVocabulary);
+  EXPECT_EQ(workspace->Step(*sequence, ids, rows, absl::MakeSpan(logits)).code(), absl::StatusCode::kUnimplemented);
+}
+
 TEST(Step, Refuses) {
   const Module module = OpenOrDie(LanguageModel());
   const std::unique_ptr<Workspace> workspace = *Workspace::Open(module, 1);

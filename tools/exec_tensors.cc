@@ -15,7 +15,6 @@
 namespace sinter {
 namespace {
 
-constexpr int64_t kUnbound = -1;
 
 std::string Describe(const Tensor& tensor) {
   return absl::StrCat(Info(tensor.dtype).name, "[", absl::StrJoin(tensor.dims, ","), "]");
