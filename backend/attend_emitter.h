@@ -7,11 +7,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "backend/emit.h"
 
 namespace sinter {
+
+inline constexpr DType kF32 = DType::kF32;
+inline constexpr double kInf = std::numeric_limits<double>::infinity();
 
 class AttendEmitter {
  public:

@@ -151,7 +151,7 @@ class AttendBuilder {
     std::vector<DimExpr> strides = DenseStrides(dims);
     if (const auto merge = made.valid() ? body_.DefAs<ops::MergeHeads>(made) : std::nullopt;
         merge && merge->x == product) {
-      strides = {dims[1] * dims[3], dims[3], dims[0] * dims[1] * dims[3], 1};
+      strides = MergedStrides(dims);
     } else if (made != product || (!quantize && !IsReal(body_.type(result).dtype))) {
       return No("ops after attention");
     }

@@ -60,12 +60,11 @@ std::vector<std::string> TilesOf(const PlannedKernel& kernel) {
 // of a call, have this many multiply-adds. So does attention, whose loops are many: with fewer registers, what is
 // brought out of them all at once would not find room.
 constexpr double kFullEffortRow = 1 << 19, kFullEffortCall = 48 << 20;
-constexpr int kFullEffortRegisters = 32;
 
 Effort EffortFor(const PlannedKernel& kernel, const Target& target, const DimTable& dims) {
   const absl::Span<const KernelSpec> parts = PartsOf(kernel.spec);
   const bool full = std::any_of(parts.begin(), parts.end(), [&](const KernelSpec& part) {
-    if (part.attend) return target.registers >= kFullEffortRegisters;
+    if (part.attend) return target.HasManyRegisters();
     if (!part.gemm) return false;
     const double row = static_cast<double>(dims.Max(part.gemm->n)) * static_cast<double>(dims.Max(part.gemm->k));
     return row >= kFullEffortRow || row * static_cast<double>(dims.Max(part.gemm->m)) >= kFullEffortCall;

@@ -19,18 +19,11 @@
 // first position on.
 #include <algorithm>
 #include <cfloat>
-#include <limits>
 
 #include "backend/attend_emitter.h"
 #include "backend/math.h"
 
 namespace sinter {
-namespace {
-
-constexpr DType kF32 = DType::kF32;
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
-}  // namespace
 
 AttendEmitter::AttendEmitter(const KernelSpec& kernel, VectorBuilder& b)
     : kernel_(kernel),

@@ -1,17 +1,10 @@
 // Scores and weights of a tile of positions for few queries, each along its width.
 #include <algorithm>
-#include <limits>
 
 #include "backend/attend_emitter.h"
 #include "backend/math.h"
 
 namespace sinter {
-namespace {
-
-constexpr DType kF32 = DType::kF32;
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
-}  // namespace
 
 // Where several heads share a row so much is computed with it that the CPU looks too short a way ahead by itself;
 // with fewer heads, row after row, it needs no help.

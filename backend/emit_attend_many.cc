@@ -5,11 +5,6 @@
 #include "backend/math.h"
 
 namespace sinter {
-namespace {
-
-constexpr DType kF32 = DType::kF32;
-
-}  // namespace
 
 // queries_[d][query] = scale * q; zeros where there is no query, so that no lane computes with what lay there.
 void AttendEmitter::TurnQueries() {

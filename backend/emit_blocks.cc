@@ -143,7 +143,7 @@ class BlocksGemm : public GemmEmitter {
   std::vector<Run> RunsOf(int group) const {
     const int first = group * quads_;
     const bool nibbles = format_.bits < 8;
-    if (b_.target().registers < 32 && format_.bits > 4) {
+    if (!b_.target().HasManyRegisters() && format_.bits > 4) {
       if (!nibbles) return {{{first}, 1, quads_}};
       std::vector<Run> runs;
       for (int quad = first; quad < first + quads_; quad += kNibbleRows) runs.push_back({{quad}, 1, kNibbleRows});
@@ -194,7 +194,7 @@ class BlocksGemm : public GemmEmitter {
         }
         body(elems, std::move(quanta));
       };
-      if (at.height == 1 && b_.target().registers >= 32) {
+      if (at.height == 1 && b_.target().HasManyRegisters()) {
         for (int step = 0; step < run.steps; ++step) visit(b_.Const(step), step);
         continue;
       }
@@ -281,7 +281,7 @@ class BytesGemm final : public BlocksGemm {
     const auto each = [](int count, const std::function<void(int)>& body) {
       for (int i = 0; i < count; ++i) body(i);
     };
-    if (b_.target().registers < 32) {  // the scales of one vector at a time
+    if (!b_.target().HasManyRegisters()) {  // the scales of one vector at a time
       each(vectors, [&](int v) {
         load(v);
         each(at.height, [&](int r) { finish(r, v); });
@@ -299,7 +299,7 @@ class DecodedGemm final : public BlocksGemm {
 
  private:
   void AddGroup(const Place& at, const Group& g, Ptr a, std::vector<Vec>& c) override {
-    const int vectors = Vectors(at), together = b_.target().registers < 32 ? 1 : vectors;
+    const int vectors = Vectors(at), together = b_.target().HasManyRegisters() ? vectors : 1;
     for (int first = 0; first < vectors; first += together) AddVectors(at, g, first, together, a, c);
   }
 

@@ -1,5 +1,6 @@
 // Family gemm: C[batch.., m, n] = sum over k of A[batch.., m, k] * B[batch.., k, n], register-tiled: what all products
-// share, and those of floats, where every tile runs the whole of k with its accumulators in registers.
+// share, and those of floats, where a tile has its accumulators in registers over the whole of k, or over a block of it
+// (GemmSpec::k_block) between two of which they lie in scratch.
 //
 // Of weights packed in pairs of bf16 (and rows of bf16) k runs by pairs: one instruction multiplies and adds both where
 // the target has it; elsewhere the first halves of the pairs are multiplied, then the second ones.
@@ -26,7 +27,6 @@ GemmEmitter::GemmEmitter(const KernelSpec& kernel, const Tile& tile, VectorBuild
   bk_ = b.Dim(spec_.b.strides[batch]);
   bn_ = b.Dim(spec_.b.strides[batch + 1]);
   cm_ = b.Dim(spec_.c.strides[batch]);
-  cn_ = b.Dim(spec_.c.strides[batch + 1]);
 }
 
 namespace {
@@ -54,6 +54,7 @@ void GemmEmitter::Emit() {
     bb_ = AddressOf(b_, spec_.b, index);
     c_ = AddressOf(b_, spec_.c, index);
     const Int rows = RestOf(b_, m_, m0, spec_.m_block), columns = RestOf(b_, n_, n0, spec_.n_block);
+    m_end_ = b_.Add(m0, rows);
     // Whole tiles of columns, then narrow ones, the last of which is masked.
     const int narrow = tile_.shape == TileShape::kDot ? 1
                        : spec_.packing != nullptr     ? spec_.packing->panel
@@ -126,7 +127,8 @@ Int GemmEmitter::WholeTiles(Int rows) {
   return b_.Mul(b_.Div(rows, height), height);
 }
 
-// Whether a tile may reach past the last row of the matrix: such rows are computed as the last and not stored.
+// Whether a tile may reach past the last row of its grain: such rows are computed as the last and not stored, for the
+// next grain's may be another thread's, and done.
 bool GemmEmitter::Overhangs(const Place& at) const {
   if (!at.rest || at.height == 1) return false;
   const auto fits = [&](int64_t rows) {  // of a block, what whole tiles leave
@@ -139,7 +141,7 @@ bool GemmEmitter::Overhangs(const Place& at) const {
 
 Int GemmEmitter::RowOfTile(const Place& at, int r) {
   if (!Overhangs(at)) return b_.Const(r);
-  return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_, b_.Const(1)), at.m));
+  return b_.Min(b_.Const(r), b_.Sub(b_.Sub(m_end_, b_.Const(1)), at.m));
 }
 
 GemmEmitter::NextPanels GemmEmitter::PanelsAfter(const Place& at, Ptr next, int64_t apart, int64_t step) {
@@ -201,25 +203,17 @@ void GemmEmitter::StoreTile(const Place& at, const std::vector<Vec>& c, const In
   const std::vector<Mask> masks = MasksOf(at, left);
   for (int r = 0; r < at.height; ++r) {
     const auto store = [&] {
-      for (int v = 0; v < Vectors(at); ++v) StoreC(at, r, v, c[static_cast<size_t>(r * Vectors(at) + v)], left, masks);
+      for (int v = 0; v < Vectors(at); ++v) {
+        const Ptr to = ElementOfC(b_.Add(at.m, b_.Const(r)), b_.Add(at.n, b_.Const(v * b_.lanes())));
+        b_.Store(spec_.c.dtype, to, c[static_cast<size_t>(r * Vectors(at) + v)],
+                 masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
+      }
     };
     if (Overhangs(at) && r > 0) {
-      b_.If(b_.Less(b_.Add(at.m, b_.Const(r)), m_), store);
+      b_.If(b_.Less(b_.Add(at.m, b_.Const(r)), m_end_), store);
     } else {
       store();
     }
-  }
-}
-
-void GemmEmitter::StoreC(const Place& at, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks) {
-  const Int column = b_.Add(at.n, b_.Const(v * b_.lanes()));
-  const Ptr to = ElementOfC(b_.Add(at.m, b_.Const(r)), column);
-  int64_t stride;
-  if (b_.IsConst(cn_, &stride) && stride == 1) {
-    b_.Store(spec_.c.dtype, to, c, masks.empty() ? nullptr : &masks[static_cast<size_t>(v)]);
-  } else {
-    b_.StoreStrided(spec_.c.dtype, to, cn_,
-                    left == nullptr ? b_.Const(b_.lanes()) : b_.Sub(*left, b_.Const(v * b_.lanes())), c);
   }
 }
 

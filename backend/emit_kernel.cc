@@ -15,8 +15,9 @@ absl::Status EmitPart(const KernelSpec& part, VectorBuilder& b) {
   if (part.attend) EmitAttend(part, b);
   if (!part.gemm) return absl::OkStatus();
   SINTER_ASSIGN_OR_RETURN(const Tile tile, ParseTile(part.tiles, b.target()));
-  // outer, gemv and few differ in how many rows they take, dot in the axis along which B must be contiguous.
-  if ((tile.shape == TileShape::kDot) != (part.gemm->shape == TileShape::kDot)) {
+  // Shapes of one kind differ in how many rows they take, dot in the axis along which B must be contiguous.
+  if ((tile.shape == TileShape::kDot) != (part.gemm->shape == TileShape::kDot) ||
+      TakesBlocks(tile.shape) != TakesBlocks(part.gemm->shape)) {
     return absl::InvalidArgumentError(absl::StrCat("@", part.body->name(), ": a tile of shape ",
                                                    TileShapeName(tile.shape), " for a product of shape ",
                                                    TileShapeName(part.gemm->shape)));
@@ -48,7 +49,8 @@ absl::Status EmitKernel(const PlannedKernel& kernel, const Target& target, const
     const absl::Span<const KernelSpec> lane = parts.subspan(i, next - i);
     if (parts.back().lane > 0) {
       const Int grains = GrainsOf(b, lane[0]);
-      b.SetGrains(b.Max(b.Sub(begin, first), b.Const(0)), b.Min(b.Sub(end, first), grains));
+      const Int from = b.Max(b.Sub(begin, first), b.Const(0));
+      b.SetGrains(from, b.Max(from, b.Min(b.Sub(end, first), grains)));  // of a lane before or behind, none
       first = b.Add(first, grains);
     }
     const auto emit = [&] {

@@ -428,7 +428,8 @@ class RowEmitter {
         }
         // A sum of products is a chain of fused multiply-adds.
         const OpData* product = DefOf(operand);
-        const bool fuse = product != nullptr && product->kind() == OpKind::kMul && !row().values.contains(operand);
+        const bool fuse = product != nullptr && product->kind() == OpKind::kMul && !row().values.contains(operand) &&
+                          graph_.type(operand).dtype == DType::kF32;  // others round each product
         if (fuse && place.mask == nullptr) {
           sum =
               b_.Fma(At(product->fields.operands[0], place).floats, At(product->fields.operands[1], place).floats, sum);

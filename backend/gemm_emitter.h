@@ -24,7 +24,7 @@ class GemmEmitter {
   struct Place {
     Int m, n;
     int height, width;
-    bool rest = false;  // it may reach past the last row
+    bool rest = false;  // it may reach past the last row of the grain
   };
 
   // Adds the products of a tile over the block of k at hand to c, [height][width / lanes]. `masks`: of the vectors of
@@ -48,18 +48,19 @@ class GemmEmitter {
   static constexpr int64_t kLineBytes = 64;
   bool IsFew() const { return tile_.shape == TileShape::kFew || tile_.shape == TileShape::kBlocksFew; }
 
-  // Row r of a tile: rows past the last of the matrix are computed as the last and not stored.
+  // Row r of a tile: rows past the last of the grain are computed as the last and not stored.
   Int RowOfTile(const Place& at, int r);
-  Ptr ElementOfC(Int m, Int n) { return b_.Offset(c_, spec_.c.dtype, b_.Add(b_.Mul(m, cm_), b_.Mul(n, cn_))); }
+  Ptr ElementOfC(Int m, Int n) { return b_.Offset(c_, spec_.c.dtype, b_.Add(b_.Mul(m, cm_), n)); }
 
   const KernelSpec& kernel_;
   const GemmSpec& spec_;
   const Tile& tile_;
   VectorBuilder& b_;
   Int m_, n_, k_;
+  Int m_end_;  // past the rows of the grain at hand
   int64_t k_block_;
   Int k_from_, k_to_;  // of the block of k at hand: all of it where k_block_ is 0
-  Int am_, ak_, bk_, bn_, cm_, cn_;
+  Int am_, ak_, bk_, bn_, cm_;
   Ptr a_, bb_, c_;  // of the batch index at hand
 
  private:
@@ -75,7 +76,6 @@ class GemmEmitter {
   void StoreSums(Ptr sums, const std::vector<Vec>& c);
   std::vector<Vec> LoadSums(Ptr sums, const Place& at);
   void StoreTile(const Place& at, const std::vector<Vec>& c, const Int* left);
-  void StoreC(const Place& at, int r, int v, Vec c, const Int* left, const std::vector<Mask>& masks);
 };
 
 }  // namespace sinter

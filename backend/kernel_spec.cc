@@ -92,12 +92,14 @@ class SpecBuilder {
       if (op.kind() == OpKind::kGemm) gemm = id;
       if (op.def().Has(kAttention)) attend = id;
       if (op.kind() == OpKind::kLoop) loop = id;
+      if (op.kind() == OpKind::kKvAppend && append.valid()) return No("two cache writes");
       if (op.kind() == OpKind::kKvAppend) append = id;
       moves |= op.kind() == OpKind::kTake || op.kind() == OpKind::kMergeHeads;
       computes |= op.def().Has(kElementwise) || op.kind() == OpKind::kRope || op.kind() == OpKind::kCausalMask ||
                   op.kind() == OpKind::kQuantize;
     }
     if (attend.valid()) return AttendSpecOf(body_, attend, packs_);
+    if (body_.results().size() != 1) return No("not one result");
     spec_.body = &body_;
     if (gemm.valid()) {
       spec_.family = "gemm";
@@ -196,14 +198,19 @@ class SpecBuilder {
     return gather;
   }
 
-  // Makes a leaf of `value` when it is a load, aligned to `rank` axes.
-  absl::Status AddLeaf(ValueId value, size_t rank) {
+  // Makes a leaf of `value` when it is a load, aligned at the last of `axes`.
+  absl::Status AddLeaf(ValueId value, absl::Span<const DimExpr> axes) {
+    const size_t rank = axes.size();
     RowSpec& row = *spec_.row;
     if (row.leaves.contains(value)) return absl::OkStatus();
     const ValueData& data = body_.value(value);
     const bool is_view = !data.def.valid() || body_.op(data.def).def().Has(kView);
     const Dims& dims = data.type.dims;
     if (dims.size() > rank) return No("a value of more axes than the result has");
+    for (size_t i = 0; i < dims.size(); ++i) {
+      if (!dims[i].is_one() && dims[i] != axes[rank - dims.size() + i])
+        return No("a value of other dims than the result");
+    }
     if (is_view) {
       SINTER_ASSIGN_OR_RETURN(Access access, IsInBlocks(value) ? BlocksOf(value) : AccessOf(value));
       AlignTo(access, dims, rank);
@@ -221,7 +228,7 @@ class SpecBuilder {
       AlignTo(pos, dims, rank);
       row.leaves.emplace(value, std::move(pos));
     } else if (auto rope = body_.As<ops::Rope>(data.def)) {
-      SINTER_RETURN_IF_ERROR(AddLeaf(rope->x, rank));
+      SINTER_RETURN_IF_ERROR(AddLeaf(rope->x, axes));
       if (!row.leaves.contains(rope->x) || body_.DefAs<ops::Rope>(rope->x)) return No("rope of a computed value");
       SINTER_ASSIGN_OR_RETURN(Access table, AccessOf(rope->table));
       SINTER_ASSIGN_OR_RETURN(table.gather,
@@ -234,12 +241,12 @@ class SpecBuilder {
   }
 
   // Leaves of everything that the body computes.
-  absl::Status AddLeaves(size_t rank) {
+  absl::Status AddLeaves(absl::Span<const DimExpr> axes) {
     for (OpId id : body_.order()) {
       const OpData& op = body_.op(id);
       if (op.def().Has(kView) || op.kind() == OpKind::kConstant) continue;
       if (op.kind() == OpKind::kTake || op.kind() == OpKind::kCausalMask || op.kind() == OpKind::kRope) {
-        SINTER_RETURN_IF_ERROR(AddLeaf(op.results[0], rank));
+        SINTER_RETURN_IF_ERROR(AddLeaf(op.results[0], axes));
         continue;
       }
       if (op.kind() == OpKind::kQuantize && body_.results()[0] != op.results[0]) return No("quantized rows inside it");
@@ -247,8 +254,10 @@ class SpecBuilder {
       const bool stores =
           op.kind() == OpKind::kKvAppend || op.kind() == OpKind::kMergeHeads || op.kind() == OpKind::kQuantize;
       if (stores || op.def().Has(kElementwise) || op.def().Has(kReduce)) {
+        const auto append = body_.As<ops::KvAppend>(id);
         for (ValueId v : op.fields.operands) {
-          if (v.valid() && !body_.type(v).state) SINTER_RETURN_IF_ERROR(AddLeaf(v, rank));
+          if (append && v == append->pos) continue;  // says where, and is no part of the rows
+          if (v.valid() && !body_.type(v).state) SINTER_RETURN_IF_ERROR(AddLeaf(v, axes));
         }
         continue;
       }
@@ -257,10 +266,15 @@ class SpecBuilder {
     return absl::OkStatus();
   }
 
+  // The axis of a reduction: 1 is the last.
+  int64_t AxisFromEnd(const OpData& op) const {
+    const int64_t axis = std::get<int64_t>(op.fields.attrs[0]);
+    return axis < 0 ? -axis : body_.type(op.fields.operands[0]).rank() - axis;
+  }
+
   absl::Status Rows() {
     RowSpec& row = *spec_.row;
     row.expr = &body_;
-    if (body_.results().size() != 1) return No("not one result");
     ValueId result = body_.results()[0];
     const DType stored = body_.type(result).dtype;
     if (const auto quantize = body_.DefAs<ops::Quantize>(result)) result = quantize->x;
@@ -271,20 +285,20 @@ class SpecBuilder {
       const OpData& op = body_.op(id);
       if (!op.def().Has(kReduce)) continue;
       const ValueId x = op.fields.operands[0];
-      const int64_t axis = std::get<int64_t>(op.fields.attrs[0]), rank = body_.type(x).rank();
-      const int64_t from_end = axis < 0 ? -axis : rank - axis;
+      const int64_t from_end = AxisFromEnd(op);
       if (reduced_from_end != 0 && reduced_from_end != from_end) return No("reductions along different axes");
       reduced_from_end = from_end;
       if (axes.size() < body_.type(x).dims.size()) return No("a reduction of more axes than the result has");
       const size_t at = axes.size() - static_cast<size_t>(from_end);
-      if (axes[at].is_one()) axes[at] = body_.type(x).dims[static_cast<size_t>(rank - from_end)];
+      const DimExpr& length = body_.type(x).dims[static_cast<size_t>(body_.type(x).rank() - from_end)];
+      if (axes[at].is_one()) axes[at] = length;
+      if (axes[at] != length) return No("a reduction of another length than the row");
     }
     row.reduces = reduced_from_end != 0;
     if (auto merge = body_.DefAs<ops::MergeHeads>(result)) {
       result = merge->x;
       axes = body_.type(result).dims;
-      const DimExpr columns = axes[0] * axes[1] * axes[3];
-      store = {axes[1] * axes[3], axes[3], columns, 1};
+      store = MergedStrides(axes);
     }
     const auto repeat = body_.DefAs<ops::Repeat>(result);
     const bool repeats = repeat && !ResolveView(body_, result);
@@ -301,8 +315,8 @@ class SpecBuilder {
       store = DenseStrides(axes);
       row.leaves.emplace(result, std::move(from));
     } else {
-      SINTER_RETURN_IF_ERROR(AddLeaf(result, axes.size()));
-      SINTER_RETURN_IF_ERROR(AddLeaves(axes.size()));
+      SINTER_RETURN_IF_ERROR(AddLeaf(result, axes));
+      SINTER_RETURN_IF_ERROR(AddLeaves(axes));
     }
     Access to{ResultOperand(), stored, false, 0, std::move(store), {}};
     if (row.reduces && body_.type(result).dims[axes.size() - static_cast<size_t>(reduced_from_end)].is_one()) {
@@ -310,9 +324,19 @@ class SpecBuilder {
     }
     row.stores.push_back({result, std::move(to)});
     row.axes.assign(axes.begin(), axes.end());
+    if (reduced_from_end > 1 && (IsQuantized(stored) || LiesAlongTheLastAxis())) {
+      return No("a reduction along another axis than rope, a mask or quantized rows");
+    }
     if (reduced_from_end > 1) MoveInner(axes.size() - static_cast<size_t>(reduced_from_end));
     if (row.axes.empty()) return No("a value without axes");
     return absl::OkStatus();
+  }
+
+  // Whether an op's values depend on their place along the last axis.
+  bool LiesAlongTheLastAxis() const {
+    return std::any_of(body_.order().begin(), body_.order().end(), [this](OpId id) {
+      return body_.op(id).kind() == OpKind::kRope || body_.op(id).kind() == OpKind::kCausalMask;
+    });
   }
 
   // Makes `axis` the inner axis of everything.
@@ -336,26 +360,30 @@ class SpecBuilder {
     row.expr = &expr;
     row.reduces = true;
     const std::vector<std::string> over = absl::StrSplit(loop.over, ' ', absl::SkipEmpty());
-    const Dims& dims = body_.type(body_.op(id).results[0]).dims;
+    const ValueId result = body_.op(id).results[0];
+    if (body_.results()[0] != result) return No("ops after a loop");
+    const Dims& dims = body_.type(result).dims;
     row.axes.assign(dims.begin(), dims.end());
-    row.axes.push_back(1);
+    const OpData& sum = expr.op(expr.order().back());
+    row.axes.push_back(expr.type(sum.fields.operands[0]).dims[0]);
     for (size_t i = 0; i < loop.args.size(); ++i) {
       SINTER_ASSIGN_OR_RETURN(Access from, AccessOf(loop.args[i]));
       const std::vector<std::string> letters = absl::StrSplit(loop.slices[i], ' ', absl::SkipEmpty());
       std::vector<DimExpr> strides(row.axes.size(), DimExpr(0));
       for (size_t j = 0; j < letters.size(); ++j) {
+        if (letters[j] == "." && body_.type(loop.args[i]).dims[j].is_one()) continue;
         const size_t axis = letters[j] == "."
                                 ? over.size()
                                 : static_cast<size_t>(std::find(over.begin(), over.end(), letters[j]) - over.begin());
         strides[axis] = strides[axis] + from.strides[j];
-        if (letters[j] == ".") row.axes.back() = body_.type(loop.args[i]).dims[j];
       }
       from.strides = std::move(strides);
       row.leaves.emplace(expr.params()[i], std::move(from));
     }
     std::vector<DimExpr> strides = DenseStrides(dims);
     strides.push_back(0);
-    row.stores.push_back({expr.results()[0], Access{ResultOperand(), DType::kF32, false, 0, std::move(strides), {}}});
+    row.stores.push_back(
+        {expr.results()[0], Access{ResultOperand(), body_.type(result).dtype, false, 0, std::move(strides), {}}});
     return absl::OkStatus();
   }
 
@@ -367,7 +395,14 @@ class SpecBuilder {
     const DimExpr &groups = cache[1], &capacity = cache[2], &width = cache[3];
     const Dims& k = body_.type(append.k).dims;
     row.axes.assign(k.begin(), k.end());  // [G,1,T,D]
-    SINTER_RETURN_IF_ERROR(AddLeaves(4));
+    if (body_.results()[0] != body_.op(id).results[0]) return No("ops after a cache write");
+    for (OpId op : body_.order()) {
+      if (body_.op(op).def().Has(kReduce) && AxisFromEnd(body_.op(op)) != 1) return No("a reduction across rows");
+    }
+    SINTER_RETURN_IF_ERROR(AddLeaves(row.axes));
+    for (const auto& [value, access] : row.leaves) {
+      if (access.operand == operand_[append.cache]) return No("a cache write of what the cache holds");
+    }
     SINTER_ASSIGN_OR_RETURN(Access::Gather at, GatherBy(append.pos, width, capacity, 4, 2));
     for (const auto& [value, plane] :
          {std::pair{append.k, DimExpr(0)}, std::pair{append.v, groups * capacity * width}}) {
@@ -395,7 +430,7 @@ class SpecBuilder {
     const ValueId result = body_.results()[0];
     std::vector<DimExpr> store = DenseStrides(c_dims);
     if (auto merge = body_.DefAs<ops::MergeHeads>(result); merge && merge->x == product) {
-      store = {c_dims[1] * c_dims[3], c_dims[3], c_dims[0] * c_dims[1] * c_dims[3], 1};
+      store = MergedStrides(c_dims);
     } else if (result != product) {
       return No("ops after a product");
     }

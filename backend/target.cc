@@ -18,10 +18,19 @@ struct TileRow {
   Tile tile;
 };
 
-constexpr TileShape outer = TileShape::kOuter, gemv = TileShape::kGemv, few = TileShape::kFew,
-                    halves = TileShape::kHalves, dot = TileShape::kDot, blocks = TileShape::kBlocks,
-                    blocks_tight = TileShape::kBlocksTight, blocks_gemv = TileShape::kBlocksGemv,
-                    blocks_tight_gemv = TileShape::kBlocksTightGemv, blocks_few = TileShape::kBlocksFew;
+struct ShapeRow {
+  absl::string_view name;
+  bool blocks;
+};
+constexpr ShapeRow kShapes[] = {
+#define SHAPE(enumerator, name, blocks) {#name, blocks},
+#include "backend/tiles.inc"
+#undef SHAPE
+};
+
+#define SHAPE(enumerator, name, blocks) constexpr TileShape name = TileShape::enumerator;
+#include "backend/tiles.inc"
+#undef SHAPE
 constexpr TileRow kTiles[] = {
 #define TILE(target, shape, rows, columns) {#target, {shape, rows, columns}},
 #include "backend/tiles.inc"
@@ -110,31 +119,8 @@ absl::StatusOr<std::vector<const Target*>> ParseTargets(absl::string_view text) 
   return targets;
 }
 
-absl::string_view TileShapeName(TileShape shape) {
-  switch (shape) {
-    case TileShape::kOuter:
-      return "outer";
-    case TileShape::kGemv:
-      return "gemv";
-    case TileShape::kFew:
-      return "few";
-    case TileShape::kHalves:
-      return "halves";
-    case TileShape::kDot:
-      return "dot";
-    case TileShape::kBlocks:
-      return "blocks";
-    case TileShape::kBlocksTight:
-      return "blocks_tight";
-    case TileShape::kBlocksGemv:
-      return "blocks_gemv";
-    case TileShape::kBlocksTightGemv:
-      return "blocks_tight_gemv";
-    case TileShape::kBlocksFew:
-      return "blocks_few";
-  }
-  return "?";
-}
+absl::string_view TileShapeName(TileShape shape) { return kShapes[static_cast<size_t>(shape)].name; }
+bool TakesBlocks(TileShape shape) { return kShapes[static_cast<size_t>(shape)].blocks; }
 
 Tile TileFor(const Target& target, TileShape shape) {
   for (const TileRow& row : kTiles) {

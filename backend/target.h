@@ -18,6 +18,7 @@ struct Target {
   std::vector<absl::string_view> features;  // all, those of the bases included; rows of features.inc
   int vector_bytes;
   int registers;
+  bool HasManyRegisters() const { return registers >= 32; }
   absl::string_view llvm_cpu;
 
   int lanes() const { return vector_bytes / 4; }  // of f32
@@ -38,20 +39,14 @@ bool MultipliesPairs(const Target& target);
 bool MultipliesBytes(const Target& target);
 
 enum class TileShape : uint8_t {
-  kOuter,
-  kGemv,
-  kFew,
-  kHalves,
-  kDot,
-  kBlocks,
-  kBlocksTight,
-  kBlocksGemv,
-  kBlocksTightGemv,
-  kBlocksFew
+#define SHAPE(enumerator, name, blocks) enumerator,
+#include "backend/tiles.inc"
+#undef SHAPE
 };
 // The most rows for which a product takes the tile few.
 inline constexpr int64_t kFewRows = 8;
 absl::string_view TileShapeName(TileShape shape);
+bool TakesBlocks(TileShape shape);
 
 struct Tile {
   TileShape shape;

@@ -13,12 +13,6 @@ namespace sinter {
 
 Emitted::Emitted()
     : context(std::make_unique<llvm::LLVMContext>()), module(std::make_unique<llvm::Module>("kernel", *context)) {}
-Emitted::Emitted(Emitted&&) noexcept = default;
-Emitted& Emitted::operator=(Emitted&& other) noexcept {
-  module = std::move(other.module);  // before its context goes
-  context = std::move(other.context);
-  return *this;
-}
 Emitted::~Emitted() { module.reset(); }
 
 VectorBuilder::VectorBuilder(Emitted& out, const Target& target, const std::string& symbol, const DimTable& dims)

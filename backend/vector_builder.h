@@ -45,8 +45,6 @@ struct Emitted {
   std::unique_ptr<llvm::LLVMContext> context;
   std::unique_ptr<llvm::Module> module;
   Emitted();
-  Emitted(Emitted&&) noexcept;
-  Emitted& operator=(Emitted&&) noexcept;
   ~Emitted();
 };
 

@@ -46,6 +46,10 @@ std::vector<DimExpr> DenseStrides(absl::Span<const DimExpr> dims) {
   return strides;
 }
 
+std::vector<DimExpr> MergedStrides(absl::Span<const DimExpr> heads) {
+  return {heads[1] * heads[3], heads[3], heads[0] * heads[1] * heads[3], 1};
+}
+
 std::optional<View> ResolveView(const Graph& graph, ValueId value) {
   const ValueData& data = graph.value(value);
   if (!data.def.valid() || !graph.op(data.def).def().Has(kView)) {

@@ -22,5 +22,7 @@ struct View {
 std::optional<View> ResolveView(const Graph& graph, ValueId value);
 // Strides of a dense row-major value.
 std::vector<DimExpr> DenseStrides(absl::Span<const DimExpr> dims);
+// Of heads [G,Q,T,D] merged to rows [T,G*Q*D]: where each element of the heads lies.
+std::vector<DimExpr> MergedStrides(absl::Span<const DimExpr> heads);
 
 }  // namespace sinter

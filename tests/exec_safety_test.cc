@@ -97,6 +97,34 @@ TEST_F(ExecSafety, ATableThatMayHaveNoRows) {
   ExpectFailure(ExecText(absl::StrReplaceAll(text, {{"N in 1", "N in 0"}})), 3, "of which there may be none");
 }
 
+// Threads of which some have no grain of one part of a group, and some none at all.
+TEST_F(ExecSafety, MoreThreadsThanGrains) {
+  Count("x", {10, 600});
+  Count("y", {4, 600});
+  const std::string text =
+      "module @m stage kernels {\n  graph @main(%x: f32[10,600], %y: f32[4,600]) -> (f32[10,600], f32[4,600]) {\n"
+      "    %p, %q = kernel @both(%x, %y) {family=\"group\", barrier=true} : f32[10,600], f32[4,600]\n"
+      "    return %p, %q\n  }\n"
+      "  graph @both(%x: f32[10,600], %y: f32[4,600]) -> (f32[10,600], f32[4,600]) {\n"
+      "    %p = kernel @ten(%x) {family=\"row\"} : f32[10,600]\n    %q = kernel @four(%y) {family=\"row\"} : "
+      "f32[4,600]\n    return %p, %q\n  }\n"
+      "  graph @ten(%x: f32[10,600]) -> (f32[10,600]) {\n    %m = max %x : f32[10,1]\n"
+      "    %r = sub %x, %m : f32[10,600]\n    return %r\n  }\n"
+      "  graph @four(%x: f32[4,600]) -> (f32[4,600]) {\n    %m = max %x : f32[4,1]\n"
+      "    %r = sub %x, %m : f32[4,600]\n    return %r\n  }\n}\n";
+  for (int threads = 1; threads <= 16; ++threads) {
+    const CliResult result = ExecText(text, {"-t", absl::StrCat(threads), "--output=p=@p.npy", "--output=q=@q.npy"});
+    ASSERT_EQ(result.code, 0) << threads << result.err;
+    for (const char* name : {"p.npy", "q.npy"}) {
+      const auto values = ReadNpy(folder_ / name);
+      ASSERT_TRUE(values.ok()) << values.status();
+      for (size_t i = 0; i < values->values.size(); ++i) {
+        ASSERT_EQ(values->values[i], static_cast<double>(i % 600) - 599) << name << " " << i << " of " << threads;
+      }
+    }
+  }
+}
+
 // The call of @k takes U as 1, whatever the run gives.
 TEST_F(ExecSafety, ACallThatFixesADim) {
   const std::string k =

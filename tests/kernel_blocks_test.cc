@@ -1,13 +1,17 @@
 // Products with weights in blocks, and the rows of q8_r that meet them, against the evaluator: every format, on every
 // target that the CPU runs, around every tile's edges.
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "ir/quant.h"
 #include "ir/text.h"
@@ -131,6 +135,58 @@ TEST_P(BlocksKernels, BesideProductsOfFloats) {
     }
   }
   Check(suite);
+}
+
+// Runs the steps of an entry grain by grain and counts how often each element of its output is written.
+std::vector<int> WritersOf(const CompiledModule& module, std::vector<float> input, int64_t elems) {
+  const auto lines = [](int64_t bytes) {  // of memory on a cache line
+    return std::unique_ptr<uint8_t, decltype(&std::free)>(
+        static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(AlignUp(bytes + 1, 64)))), &std::free);
+  };
+  const auto arena = lines(module.metadata().arena_bytes()), thread = lines(module.metadata().thread_bytes()),
+             scratch = lines(module.scratch_bytes());
+  std::vector<float> output(static_cast<size_t>(elems));
+  uint8_t* spaces[fbs::Space_MAX + 1] = {};
+  spaces[fbs::Space_Arena] = arena.get();
+  spaces[fbs::Space_Thread] = thread.get();
+  spaces[fbs::Space_Weights] = const_cast<uint8_t*>(module.weights());
+  spaces[fbs::Space_Input] = reinterpret_cast<uint8_t*>(input.data());
+  spaces[fbs::Space_Output] = reinterpret_cast<uint8_t*>(output.data());
+  std::vector<int> writers(output.size());
+  for (const LoadedStep& step : module.entries()[0].steps) {
+    std::vector<void*> operands;
+    for (const fbs::Operand& operand : step.operands) operands.push_back(spaces[operand.space()] + operand.at());
+    const SinterKernelArgs args = {operands.data(), nullptr, scratch.get()};
+    for (int64_t grain = 0; grain < step.Grains(nullptr); ++grain) {
+      std::fill(output.begin(), output.end(), std::numeric_limits<float>::quiet_NaN());
+      step.kernel(&args, grain, grain + 1);
+      for (size_t i = 0; i < output.size(); ++i) writers[i] += std::isnan(output[i]) ? 0 : 1;
+    }
+  }
+  return writers;
+}
+
+// Threads run grains in any order, and what one wrote another may have read and written over: a grain leaves the rows
+// of all others alone, whatever the tiles of its own leave over.
+TEST_P(BlocksKernels, GrainsWriteTheirOwnElements) {
+  for (const std::string& format : Formats()) {
+    for (const bool bytes : {true, false}) {
+      for (int64_t m : {49, 53, 60, 96, 97}) {
+        const int64_t n = 80, k = BlockOf(format);
+        auto module = Parse("module @m { weights \"w.gguf\" sha256 \"" + std::string(64, '0') + "\"\ngraph @main" +
+                                Product(kRows, "", bytes, format, absl::StrCat(m), n, k) + "\n}",
+                            "grains");
+        ASSERT_TRUE(module.ok()) << module.status();
+        const WeightTensors weights = RandomWeights(**module, 3);
+        auto compiled = CompiledGraphs::Make(*std::move(module), GetParam(), "O2", RowsOf(weights));
+        ASSERT_TRUE(compiled.ok()) << compiled.status();
+        const std::vector<float> ones(static_cast<size_t>(m * k), 1.0f);
+        EXPECT_THAT(WritersOf(*(*compiled)->module(), ones, m * n), testing::Each(1))
+            << format << (bytes ? " by bytes, " : " by floats, ") << m << " rows";
+        ++ran_;
+      }
+    }
+  }
 }
 
 TEST_P(BlocksKernels, RowsThatAreNotFinite) {

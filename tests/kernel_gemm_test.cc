@@ -245,6 +245,25 @@ TEST_P(GemmKernels, LoopsBecomeProducts) {
   Check(suite);
 }
 
+// Of halves, which are rounded where they are stored, and of rows of which one is a single number.
+TEST_P(GemmKernels, LoopsThatAreNoProducts) {
+  KernelSuite suite;
+  suite.AddBody(
+      "graph @half(%a: f16[20], %b: f16[20]) -> (f16[1]) {\n  %m = mul %a, %b : f16[20]\n"
+      "  %r = sum %m : f16[1]\n  return %r\n}\n"
+      "graph @one(%a: f32[20], %b: f32[1]) -> (f32[1]) {\n  %m = mul %a, %b : f32[20]\n"
+      "  %r = sum %m : f32[1]\n  return %r\n}\n");
+  suite.Add(
+      "(%x: f16[4,20], %y: f16[4,20]) -> (f16[4]) {\n  %z = loop @half(%x, %y) {over=\"t\", slices=[\"t .\",\"t .\"]}"
+      " : f16[4]\n  return %z\n}",
+      {{}});
+  suite.Add(
+      "(%x: f32[4,20], %y: f32[4,1]) -> (f32[4]) {\n  %z = loop @one(%x, %y) {over=\"t\", slices=[\"t .\",\"t .\"]}"
+      " : f32[4]\n  return %z\n}",
+      {{}});
+  Check(suite, "O0");
+}
+
 SINTER_TARGET_TESTS(GemmKernels);
 
 }  // namespace
