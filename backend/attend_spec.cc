@@ -1,9 +1,10 @@
 // How attention is cut. A grain is some heads that share their keys (all that do, up to 32) by some rows, 32 queries at
 // most, and of attend_parts one part. Every tile of positions that any of them sees passes through it once.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "backend/kernel_spec.h"
+#include "backend/body_reader.h"
 #include "base/status.h"
 
 namespace sinter {
@@ -13,9 +14,9 @@ namespace {
 // where no lane is empty, and more would not leave AVX2 the registers for that.
 constexpr int64_t kWideQueries = 9;
 
-class AttendBuilder {
+class AttendBuilder final : BodyReader {
  public:
-  AttendBuilder(const Graph& body, absl::Span<const std::string> packs) : body_(body), packs_(packs) {}
+  using BodyReader::BodyReader;
 
   absl::StatusOr<KernelSpec> Build(OpId id) {
     if (const auto join = body_.As<ops::JoinParts>(id)) return Join(*join, id);
@@ -92,29 +93,16 @@ class AttendBuilder {
     return kernel;
   }
 
-  absl::Status No(absl::string_view what) const {
-    return absl::UnimplementedError(absl::StrCat("no kernel for @", body_.name(), ": ", what));
-  }
-
-  // A look at a parameter over `rank` axes: those of the value are the first ones, but for its last `kept`, which are
-  // the last ones.
+  // The same over `rank` axes: those of the value are the first ones, but for its last `kept`, which are the last ones.
   absl::StatusOr<Access> AccessOf(ValueId value, size_t rank, size_t kept) const {
-    const std::optional<View> view = ResolveView(body_, value);
-    if (!view) return No("a view that strides cannot express");
-    const auto param = std::find(body_.params().begin(), body_.params().end(), view->base);
-    if (param == body_.params().end())
-      return No(absl::StrCat("a view of the computed value %", body_.value(view->base).name));
-    const auto operand = static_cast<uint32_t>(param - body_.params().begin());
-    if (!packs_.empty() && !packs_[operand].empty()) return No("a packed weight outside a product");
-    const Type& type = body_.type(value);
-    if (IsQuantized(type.dtype) && !(type.dtype == DType::kQ8_0 && body_.type(view->base).state)) {
-      return No(absl::StrCat("keys or values of type ", Info(type.dtype).name, " outside a cache"));
+    SINTER_ASSIGN_OR_RETURN(Access access, BodyReader::AccessOf(value));
+    if (IsQuantized(access.dtype) && !(access.dtype == DType::kQ8_0 && access.state)) {
+      return No(absl::StrCat("keys or values of type ", Info(access.dtype).name, " outside a cache"));
     }
-    Access access{
-        operand, type.dtype, body_.type(view->base).state, view->offset, std::vector<DimExpr>(rank, DimExpr(0)), {}};
-    const size_t own = type.dims.size();
-    for (size_t i = 0; i < own; ++i) {
-      if (!type.dims[i].is_one()) access.strides[i + kept < own ? i : rank - own + i] = view->strides[i];
+    const Dims& dims = body_.type(value).dims;
+    const std::vector<DimExpr> own = std::exchange(access.strides, std::vector<DimExpr>(rank, DimExpr(0)));
+    for (size_t i = 0; i < dims.size(); ++i) {
+      if (!dims[i].is_one()) access.strides[i + kept < dims.size() ? i : rank - dims.size() + i] = own[i];
     }
     return access;
   }
@@ -158,8 +146,7 @@ class AttendBuilder {
     if (quantize && spec.value_width % Info(DType::kQ8_R).block_elems != 0) {
       return No("heads that are no whole blocks of quantized rows");
     }
-    const auto operand = static_cast<uint32_t>(body_.params().size());
-    spec.out = Access{operand, body_.type(result).dtype, false, 0, std::move(strides), {}};
+    spec.out = Access{ResultOperand(), body_.type(result).dtype, false, 0, std::move(strides), {}};
     return absl::OkStatus();
   }
 
@@ -169,12 +156,11 @@ class AttendBuilder {
     if (body_.results().size() != 2 || body_.results()[0] != results[0] || body_.results()[1] != results[1]) {
       return No("ops after attention to parts");
     }
-    const auto operand = static_cast<uint32_t>(body_.params().size());
     const auto access = [&](uint32_t result, size_t axis) {
       std::vector<DimExpr> strides = DenseStrides(body_.type(results[result]).dims);
       std::rotate(strides.begin(), strides.begin() + static_cast<int64_t>(axis),
                   strides.begin() + static_cast<int64_t>(axis) + 1);
-      return Access{operand + result, DType::kF32, false, 0, std::move(strides), {}};
+      return Access{ResultOperand() + result, DType::kF32, false, 0, std::move(strides), {}};
     };
     const size_t axis = spec.batch.size() + 1;
     spec.out = access(0, axis);
@@ -186,9 +172,6 @@ class AttendBuilder {
     }
     return absl::OkStatus();
   }
-
-  const Graph& body_;
-  absl::Span<const std::string> packs_;
 };
 
 }  // namespace

@@ -4,23 +4,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "backend/packed_blocks.h"
+#include "backend/body_reader.h"
 #include "base/status.h"
 #include "ir/quant.h"
 
 namespace sinter {
 
-int64_t GemmSpec::k_block(int64_t columns) const {
-  constexpr int64_t kPanelBytes = 512 << 10;  // half of the second-level cache of most CPUs
-  if (shape != TileShape::kOuter || packing == nullptr || packing->blocks || !k.is_const()) return 0;
-  const int64_t blocks = CeilDiv(k.constant() * ElemBytes(b.dtype, columns), kPanelBytes);
-  return blocks > 1 ? AlignUp(CeilDiv(k.constant(), blocks), packing->depth) : 0;
-}
-
 namespace {
 
 constexpr int64_t kDotsOfGrain = 64;     // of a loop, along its last letter
-constexpr int64_t kNarrowBlock = 48;     // columns of a grain of a product, where those of all others leave a rest
 constexpr int64_t kElemsOfGrain = 4096;  // of a row kernel whose rows are short
 
 // Kernels compute in f32 lanes, with masks beside them; integers are only moved and converted to float. What stands in
@@ -77,12 +69,10 @@ std::string TypeProblem(const RowSpec& row) {
   return "";
 }
 
-// Builds the spec of one body.
-class SpecBuilder {
+// Builds the spec of one body that is no product and no attention, which have builders of their own.
+class SpecBuilder final : BodyReader {
  public:
-  SpecBuilder(const Graph& body, absl::Span<const std::string> packs) : body_(body), packs_(packs) {
-    for (size_t i = 0; i < body.params().size(); ++i) operand_[body.params()[i]] = static_cast<uint32_t>(i);
-  }
+  using BodyReader::BodyReader;
 
   absl::StatusOr<KernelSpec> Build() {
     OpId gemm, attend, loop, append;
@@ -100,12 +90,8 @@ class SpecBuilder {
     }
     if (attend.valid()) return AttendSpecOf(body_, attend, packs_);
     if (body_.results().size() != 1) return No("not one result");
+    if (gemm.valid()) return GemmSpecOf(body_, gemm, packs_);
     spec_.body = &body_;
-    if (gemm.valid()) {
-      spec_.family = "gemm";
-      SINTER_RETURN_IF_ERROR(Gemm(gemm));
-      return std::move(spec_);
-    }
     spec_.row.emplace();
     if (loop.valid()) {
       SINTER_RETURN_IF_ERROR(Loop(loop));
@@ -128,10 +114,6 @@ class SpecBuilder {
   }
 
  private:
-  absl::Status No(absl::string_view what) const {
-    return absl::UnimplementedError(absl::StrCat("no kernel for @", body_.name(), ": ", what));
-  }
-
   // A grain takes short axes as a whole, but for the first that has more than one place, which the threads share.
   static void WidenGrains(RowSpec& row) {
     const size_t inner = row.axes.size() - 1;
@@ -146,29 +128,13 @@ class SpecBuilder {
     }
   }
 
-  // The operand that the first result is, which is no state.
-  uint32_t ResultOperand() const { return static_cast<uint32_t>(body_.params().size()); }
-
-  // An access to the elements of `value`, which must be a view of a parameter, with its own strides.
-  absl::StatusOr<Access> AccessOf(ValueId value) const {
-    std::optional<View> view = ResolveView(body_, value);
-    if (!view) return No("a view that strides cannot express");
-    const auto operand = operand_.find(view->base);
-    if (operand == operand_.end())
-      return No(absl::StrCat("a view of the computed value %", body_.value(view->base).name));
-    if (!packs_.empty() && !packs_[operand->second].empty()) return No("a packed weight outside a product");
-    return Access{operand->second, body_.type(value).dtype, body_.type(view->base).state,
-                  view->offset,    view->strides,           {}};
-  }
-
   // An access to the rows of a weight in blocks: `value` is the parameter.
   absl::StatusOr<Access> BlocksOf(ValueId value) const {
-    const auto operand = operand_.find(value);
-    if (operand == operand_.end() || packs_.empty() || packs_[operand->second].empty()) {
+    if (PackOf(value).empty()) {
       return No(absl::StrCat("elements of type ", Info(body_.type(value).dtype).name, " that are no packed weight"));
     }
     const Type& type = body_.type(value);
-    Access access{operand->second, type.dtype, false, 0, DenseStrides(type.dims), {}};
+    Access access{*OperandOf(value), type.dtype, false, 0, DenseStrides(type.dims), {}};
     access.blocks = true;
     return access;
   }
@@ -400,111 +366,19 @@ class SpecBuilder {
       if (body_.op(op).def().Has(kReduce) && AxisFromEnd(body_.op(op)) != 1) return No("a reduction across rows");
     }
     SINTER_RETURN_IF_ERROR(AddLeaves(row.axes));
+    const uint32_t cache_operand = *OperandOf(append.cache);
     for (const auto& [value, access] : row.leaves) {
-      if (access.operand == operand_[append.cache]) return No("a cache write of what the cache holds");
+      if (access.operand == cache_operand) return No("a cache write of what the cache holds");
     }
     SINTER_ASSIGN_OR_RETURN(Access::Gather at, GatherBy(append.pos, width, capacity, 4, 2));
     for (const auto& [value, plane] :
          {std::pair{append.k, DimExpr(0)}, std::pair{append.v, groups * capacity * width}}) {
-      Access to{operand_[append.cache], body_.type(append.cache).dtype, true, plane, {capacity * width, 0, 0, 1}, at};
+      Access to{cache_operand, body_.type(append.cache).dtype, true, plane, {capacity * width, 0, 0, 1}, at};
       row.stores.push_back({value, std::move(to)});
     }
     return absl::OkStatus();
   }
 
-  absl::Status Gemm(OpId id) {
-    const ops::Gemm gemm = *body_.As<ops::Gemm>(id);
-    GemmSpec& spec = spec_.gemm.emplace();
-    const ValueId product = body_.op(id).results[0];
-    const Dims& c_dims = body_.type(product).dims;
-    const size_t batch = c_dims.size() - 2;
-    spec.batch.assign(c_dims.begin(), c_dims.begin() + static_cast<int64_t>(batch));
-    spec.m = c_dims[batch];
-    spec.n = c_dims[batch + 1];
-
-    SINTER_ASSIGN_OR_RETURN(spec.a, AccessOf(gemm.a));
-    const Dims& a_dims = body_.type(gemm.a).dims;
-    spec.k = a_dims[batch + (gemm.trans_a ? 0 : 1)];
-    if (gemm.trans_a) std::swap(spec.a.strides[batch], spec.a.strides[batch + 1]);
-
-    const ValueId result = body_.results()[0];
-    std::vector<DimExpr> store = DenseStrides(c_dims);
-    if (auto merge = body_.DefAs<ops::MergeHeads>(result); merge && merge->x == product) {
-      store = MergedStrides(c_dims);
-    } else if (result != product) {
-      return No("ops after a product");
-    }
-    spec.c = Access{ResultOperand(), body_.type(result).dtype, false, 0, std::move(store), {}};
-
-    const auto b_operand = operand_.find(gemm.b);
-    const bool packed = b_operand != operand_.end() && !packs_.empty() && !packs_[b_operand->second].empty();
-    if (packed) {
-      SINTER_ASSIGN_OR_RETURN(spec.packing, FindPacking(packs_[b_operand->second]));
-      if (spec.packing->k_major == gemm.trans_b) return No("a weight packed for the other transposition");
-      if (spec.packing->depth == 2 && !(spec.a.dtype == DType::kBF16 && spec.a.strides[batch + 1].is_one())) {
-        return No("a weight packed in pairs for rows that are no pairs of bf16");
-      }
-      spec.b = Access{
-          b_operand->second, body_.type(gemm.b).dtype, false, 0, std::vector<DimExpr>(batch + 2, DimExpr(0)), {}};
-    } else {
-      SINTER_ASSIGN_OR_RETURN(spec.b, AccessOf(gemm.b));
-      const Dims& b_dims = body_.type(gemm.b).dims;
-      std::vector<DimExpr>& s = spec.b.strides;
-      if (gemm.trans_b) std::swap(s[s.size() - 2], s[s.size() - 1]);
-      // Batch axes of b align with those of a from the first on.
-      std::vector<DimExpr> strides(batch + 2, DimExpr(0));
-      for (size_t i = 0; i + 2 < s.size(); ++i) strides[i] = b_dims[i].is_one() ? DimExpr(0) : s[i];
-      strides[batch] = s[s.size() - 2];
-      strides[batch + 1] = s[s.size() - 1];
-      s = std::move(strides);
-    }
-    const bool blocks = packed && spec.packing->blocks;
-    if (IsQuantized(spec.b.dtype) && !blocks) return No("a product with a quantized matrix that is no packed weight");
-    if (spec.a.dtype == DType::kQ8_R && !blocks) return No("rows of q8_r without a packed weight in blocks");
-    if (blocks &&
-        (!spec.a.strides[batch + 1].is_one() || spec.a.strides[batch].DivideExactly(PackedBlocks::kChunk).poisoned())) {
-      return No("rows for a weight in blocks that do not lie along k, whole chunks apart");
-    }
-    for (size_t i = 0; i < batch; ++i) {
-      if (a_dims[i].is_one()) spec.a.strides[i] = 0;
-    }
-    const bool row_of_b = packed || spec.b.strides[batch + 1].is_one();
-    if (row_of_b) {
-      const bool few = packed && body_.module().dims.Max(spec.m) <= kFewRows;
-      if (blocks) {
-        const int bits = FindQuantFormat(spec.b.dtype)->bits;
-        const bool tight = bits == 5 || bits == 6 || spec.a.dtype != DType::kQ8_R;
-        spec.shape = spec.m.is_one() ? (tight ? TileShape::kBlocksTightGemv : TileShape::kBlocksGemv)
-                     : few           ? TileShape::kBlocksFew
-                     : tight         ? TileShape::kBlocksTight
-                                     : TileShape::kBlocks;
-      } else {
-        spec.shape = spec.m.is_one() ? TileShape::kGemv : few ? TileShape::kFew : TileShape::kOuter;
-      }
-    } else if (spec.b.strides[batch].is_one() && spec.a.strides[batch + 1].is_one()) {
-      spec.shape = TileShape::kDot;
-    } else {
-      return No("a product whose second matrix is contiguous along neither axis");
-    }
-    for (const DimExpr& d : spec.batch) spec_.extent.push_back({d, 1});
-    // Equal blocks of columns, so that threads finish together.
-    if (!blocks && spec.n.is_const() && spec.n.constant() % spec.n_block != 0 && spec.n.constant() % kNarrowBlock == 0)
-      spec.n_block = kNarrowBlock;
-    // Sums that registers do not hold, of a tile or, between blocks of k, of a grain's rows; on any target.
-    for (const Target& target : AllTargets()) {
-      const Tile tile = TileFor(target, spec.shape);
-      const int64_t rows = blocks ? tile.rows : spec.k_block(tile.columns) > 0 ? spec.m_block : 0;
-      spec_.scratch_bytes = std::max<int64_t>(spec_.scratch_bytes, rows * tile.columns * int64_t{sizeof(float)});
-    }
-    // Grains run down the rows: threads share out the columns, so that each reads its panels of b once.
-    spec_.extent.push_back({spec.m, spec.m_block, true});
-    spec_.extent.push_back({spec.n, spec.n_block});
-    return absl::OkStatus();
-  }
-
-  const Graph& body_;
-  absl::Span<const std::string> packs_;
-  absl::flat_hash_map<ValueId, uint32_t> operand_;
   KernelSpec spec_;
 };
 

@@ -147,6 +147,8 @@ struct KernelSpec {
 absl::StatusOr<KernelSpec> SpecOf(const Graph& body, absl::Span<const std::string> packs);
 // The same of a body that is no group.
 absl::StatusOr<KernelSpec> SpecOfOne(const Graph& body, absl::Span<const std::string> packs);
+// The same of a body around one product.
+absl::StatusOr<KernelSpec> GemmSpecOf(const Graph& body, OpId gemm, absl::Span<const std::string> packs);
 // The same of a body around one attend, attend_parts or join_parts.
 absl::StatusOr<KernelSpec> AttendSpecOf(const Graph& body, OpId attend, absl::Span<const std::string> packs);
 // The packing of each argument of a kernel op, as SpecOf wants it.
