@@ -123,6 +123,19 @@ TEST_F(Cli, UsageErrors) {
       {{"run", model, "--prompt-ids=1", "--ctx="}, "expected an integer from 1 on"},
       {{"run", model, "--prompt-ids=1", "-n", "-1"}, "expected an integer from 0 on"},
       {{"run", model, "--prompt-ids=1", "-n", "1", "--top-p=2"}, "top-p"},
+      {{"run", model, "--prompt-ids=1", "--temp="}, "--temp: found \"\", expected a number from 0 on"},
+      {{"run", model, "--prompt-ids=1", "--temp=inf"}, "--temp: found \"inf\""},
+      {{"run", model, "--prompt-ids=1", "--temp", "-1"}, "--temp: found \"-1\""},
+      {{"run", model, "--prompt-ids=1", "--top-k=-1"}, "expected an integer from 0 on"},
+      {{"run", model, "--prompt-ids=1", "--top-p="}, "--top-p: found \"\""},
+      {{"run", model, "--prompt-ids=1", "--min-p=nan"}, "--min-p: found \"nan\""},
+      {{"run", model, "--prompt-ids=1", "--repeat-penalty="}, "--repeat-penalty: found \"\""},
+      {{"run", model, "--prompt-ids=1", "--seed="}, "--seed: found \"\""},
+      {{"run", model, "--prompt-ids=1", "--seed=-1"}, "expected an integer from 0 to 18446744073709551615"},
+      {{"run", model, "--prompt-ids=1", "--seed=18446744073709551616"}, "expected an integer from 0"},
+      {{"run", model, "--prompt-ids=1", "--cache-size="}, "expected a size"},
+      {{"run", model, "--prompt-ids=1", "--cache-size=-5"}, "--cache-size: found \"-5\", expected a size"},
+      {{"compare", model, model, "--prompt-ids=1", "--max-kl="}, "--max-kl: found \"\""},
       {{"run", model, "--prompt-ids=1", "-O3"}, "-O"},
       {{"run", model, "--prompt-ids=1", "--kv=f8"}, "--kv"},
       {{"run", model, "--prompt-ids=1", "-t", "99999"}, "threads"},
@@ -144,6 +157,10 @@ TEST_F(Cli, UsageErrors) {
       {{"tokenize", model}, "one of -p and -f"},
       {{"inspect", model, "--verify"}, "--verify"},
       {{"bench", model, "-p", "60", "-n", "5"}, "more than the context of 64"},
+      {{"bench", model, "-p", "9223372036854775807", "-n", "1"}, "more than the context of 64"},
+      {{"bench", model, "-p", "0", "-n", "0"}, "nothing to measure"},
+      {{"bench", model, "-t", "4294967296"}, "--threads = 4294967296"},
+      {{"bench", model, "-t", "1,4294967297"}, "--threads = 1,4294967297"},
       {{"bench", model, "--ablate=melt"}, "no optional pass \"melt\""},
   };
   const size_t files = folder_.files();
@@ -430,6 +447,10 @@ TEST_F(Cli, BenchReportsOneObjectPerTest) {
   EXPECT_EQ(decode[0]["test"], "tg4");
   EXPECT_THAT(Run({"bench", model, "-p", "8", "-n", "0", "-r", "1", "-o", "csv"}).out,
               StartsWith("model,test,prompt,"));
+  // What was measured before an error is reported.
+  const CliResult half = Run({"bench", model, "absent.gguf", "-p0", "-n4", "-r1", "-ojson"});
+  EXPECT_EQ(half.code, 2) << half.err;
+  EXPECT_EQ(Json::parse(half.out, nullptr, false).size(), 1u);
   EXPECT_THAT(Run({"bench", model, "-r", "1"}).out, HasSubstr("| tg16 |"));  // a quarter of the context of 64
 }
 

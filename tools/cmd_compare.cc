@@ -6,9 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 #include "tools/divergence.h"
 #include "tools/json.h"
@@ -33,6 +35,7 @@ struct Side {
   std::optional<LanguageModel> model;
   std::unique_ptr<LogitsSource> source;
 
+  std::string target() const { return model ? std::string(model->module->target()) : ""; }
   std::string flags() const { return model ? model->module->metadata().options()->str() : ""; }
 };
 
@@ -40,6 +43,7 @@ struct Side {
 absl::Status OpenSide(const CompareFlags& flags, const std::string& path, const std::string& name,
                       const std::string& own_flags, const LanguageModel* beside, Side& side) {
   side.path = path;
+  SINTER_ASSIGN_OR_RETURN(const CompileFlags compile, WithFlags(flags.compile, name, own_flags));
   if (IsArray(path)) {
     if (!own_flags.empty()) {
       return absl::OutOfRangeError(absl::StrCat(name, ": ", path, " is an array of logits, which no flag shapes"));
@@ -47,7 +51,11 @@ absl::Status OpenSide(const CompareFlags& flags, const std::string& path, const 
     SINTER_ASSIGN_OR_RETURN(side.source, LogitsOfFile(path));
     return absl::OkStatus();
   }
-  SINTER_ASSIGN_OR_RETURN(const CompileFlags compile, WithFlags(flags.compile, name, own_flags));
+  if (IsCompiled(path) && !own_flags.empty() &&
+      (compile.target == flags.compile.target || compile.Canonical() != flags.compile.Canonical())) {
+    return absl::OutOfRangeError(absl::StrCat(
+        name, ": ", path, " is compiled already: of flags, only another --target ", "makes a difference to it"));
+  }
   SINTER_ASSIGN_OR_RETURN(side.model, OpenLanguageModel(path, compile, flags.running, flags.command, beside));
   side.source = LogitsOf(*side.model);
   return absl::OkStatus();
@@ -65,8 +73,8 @@ absl::Status CheckArray(const Side& side, const Windows& windows) {
 
 Json ToJson(const CompareFlags& flags, const Side& a, const Side& b, const Windows& windows,
             const DivergenceSummary& s) {
-  return {{"a", {{"model", a.path}, {"flags", a.flags()}}},
-          {"b", {{"model", b.path}, {"flags", b.flags()}}},
+  return {{"a", {{"model", a.path}, {"target", a.target()}, {"flags", a.flags()}}},
+          {"b", {{"model", b.path}, {"target", b.target()}, {"flags", b.flags()}}},
           {"threads", flags.running.threads},
           {"text_tokens", windows.text_tokens},
           {"window", windows.window},
@@ -95,7 +103,9 @@ Json ToJson(const CompareFlags& flags, const Side& a, const Side& b, const Windo
 std::string ToMarkdown(const Side& a, const Side& b, const Windows& windows, const DivergenceSummary& s) {
   std::string text;
   for (const Side* side : {&a, &b}) {
-    absl::StrAppend(&text, side == &a ? "A: " : "B: ", side->path, side->model ? " " : "", side->flags(), "\n");
+    absl::StrAppend(&text, side == &a ? "A: " : "B: ", Escaped(side->path));
+    if (side->model) absl::StrAppend(&text, " on ", Escaped(side->target()), ", ", Escaped(side->flags()));
+    absl::StrAppend(&text, "\n");
   }
   absl::StrAppendFormat(&text, "%d positions; windows of %d tokens: %d\n\n", s.positions, windows.window,
                         windows.count());
@@ -169,7 +179,9 @@ void AddCompare(CLI::App& program, Action& action) {
       ->type_name("\"FLAGS\"");
   AddPromptFlags(*verb, flags->prompt, "text");
   AddWindowFlags(*verb, flags->window);
-  verb->add_option("--max-kl", flags->max_kl, "Exit with 1 where the mean of KL(A||B) is larger")->type_name("NATS");
+  verb->add_option("--max-kl", flags->max_kl, "Exit with 1 where the mean of KL(A||B) is larger")
+      ->type_name("NATS")
+      ->check(FiniteFrom(0));
   AddReportFormat(*verb, flags->format);
   AddRunningFlags(*verb, flags->running);
   AddCompileFlags(*verb, flags->compile);

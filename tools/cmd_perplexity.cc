@@ -61,8 +61,8 @@ absl::Status Perplexity(PerplexityFlags& flags) {
       "", absl::StrFormat("| model | window | windows | positions | perplexity | error | nll | error | tokens/s |\n"
                           "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
                           "| %s | %d | %d | %d | %.4f | %.4f | %.5f | %.5f | %.1f |\n",
-                          flags.model, windows.window, windows.count(), nll.count(), perplexity.value, perplexity.error,
-                          nll.mean(), nll.error(), tokens_per_s));
+                          MarkdownCell(flags.model), windows.window, windows.count(), nll.count(), perplexity.value,
+                          perplexity.error, nll.mean(), nll.error(), tokens_per_s));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "base/escape.h"
 #include "base/file.h"
 
@@ -19,6 +20,8 @@ void Note(absl::string_view text) {
   const std::string shown = EscapedLines(text);
   std::fprintf(stderr, "%ssinter: %s\n", terminal ? "\r\x1b[K" : "", shown.c_str());
 }
+
+std::string MarkdownCell(absl::string_view text) { return absl::StrReplaceAll(Escaped(text), {{"|", "\\|"}}); }
 
 namespace {
 // errno 0: it failed earlier.

@@ -14,6 +14,9 @@ namespace sinter {
 // line ends (base/escape.h).
 void Note(absl::string_view text);
 
+// What a file says of itself, or its name, as a cell of a table in Markdown.
+std::string MarkdownCell(absl::string_view text);
+
 // Writes a result to the file, whole or not at all, or to stdout when `path` is "".
 absl::Status WriteResult(const std::string& path, absl::string_view text);
 // Whether all that was written to stdout has arrived; kResourceExhausted when the disk is full or the reader is gone.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -22,10 +23,17 @@ void AddRunningFlags(CLI::App& app, RunningFlags& flags) {
       ->check(AtLeast(1));
   AddPinFlag(app, flags.pin);
   app.add_flag("--no-cache", flags.no_cache, "Do not look for this model compiled before, nor keep it");
-  app.add_option("--cache-size", flags.cache_bytes,
-                 "How much the compiled models in $XDG_CACHE_HOME/sinter, or ~/.cache/sinter, may take, as in 500MB or "
-                 "20GB; those used longest ago go (default: 20GB, and at most half of the disk's free space)")
+  app.add_option(
+         "--cache-size", flags.cache_bytes,
+         "How much the compiled models in $XDG_CACHE_HOME/sinter, or ~/.cache/sinter, may take, as in 500MB or "
+         "20GB; those used longest ago go; 0 keeps none (default: 20GB, and at most half of the disk's free space)")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(CLI::Validator(  // comes before the one above, which takes a sign and no value for one
+          [](const std::string& text) {
+            if (!text.empty() && absl::ascii_isdigit(static_cast<unsigned char>(text[0]))) return std::string();
+            return absl::StrCat("found \"", text, "\", expected a size, as in 500MB");
+          },
+          ""))
       ->type_name("SIZE");
   AddMemoryFlags(app, flags.memory);
 }

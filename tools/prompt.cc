@@ -99,7 +99,7 @@ absl::StatusOr<Windows> PromptWindows(const PromptFlags& prompt, const WindowFla
   const int64_t least = LeastWindow(flags);
   if (flags.window > capacity) {
     return absl::OutOfRangeError(absl::StrCat("--window: ", flags.window, " tokens, but the context has ", capacity,
-                                              " positions; give fewer, or more with --ctx=N"));
+                                              " positions; give fewer", MoreContext(model)));
   }
   if (flags.window != 0 && flags.window < least) {
     return absl::OutOfRangeError(absl::StrCat("--window: ", flags.window, " tokens, expected at least ", least,
@@ -113,7 +113,7 @@ absl::StatusOr<Windows> PromptWindows(const PromptFlags& prompt, const WindowFla
   }
   if (windows.window < least) {
     return absl::OutOfRangeError(
-        absl::StrCat("the context has ", capacity, " positions, expected at least ", least, "; --ctx=N gives more"));
+        absl::StrCat("the context has ", capacity, " positions, expected at least ", least, MoreContext(model)));
   }
   windows.first = FirstCounted(flags, windows.window);
   windows.ids.resize(static_cast<size_t>(windows.text_tokens / windows.window * windows.window));
