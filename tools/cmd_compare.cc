@@ -131,7 +131,7 @@ std::string ToMarkdown(const Side& a, const Side& b, const Windows& windows, con
 }
 
 absl::Status Compare(CompareFlags& flags) {
-  SINTER_RETURN_IF_ERROR(CheckPrompt(flags.prompt));
+  SINTER_ASSIGN_OR_RETURN(const Prompt prompt, ReadPrompt(flags.prompt));
   if (flags.b.empty()) {
     if (flags.a_flags == flags.b_flags) {
       return absl::OutOfRangeError(
@@ -150,8 +150,8 @@ absl::Status Compare(CompareFlags& flags) {
   }
   const int64_t capacity = std::min(a.source->capacity(), b.source->capacity());
   const absl::StatusOr<Tokenizer> none = absl::UnimplementedError("an array of logits has no tokenizer");
-  SINTER_ASSIGN_OR_RETURN(const Windows windows, PromptWindows(flags.prompt, flags.window, a.path,
-                                                               a.model ? a.model->tokenizer : none, capacity));
+  SINTER_ASSIGN_OR_RETURN(const Windows windows,
+                          PromptWindows(prompt, flags.window, a.path, a.model ? a.model->tokenizer : none, capacity));
   for (const Side* side : {&a, &b}) SINTER_RETURN_IF_ERROR(CheckArray(*side, windows));
   LogitsSource* const sources[] = {a.source.get(), b.source.get()};
   Divergence divergence;

@@ -23,11 +23,11 @@ struct PerplexityFlags {
 };
 
 absl::Status Perplexity(PerplexityFlags& flags) {
-  SINTER_RETURN_IF_ERROR(CheckPrompt(flags.prompt));
+  SINTER_ASSIGN_OR_RETURN(const Prompt prompt, ReadPrompt(flags.prompt));
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   SINTER_ASSIGN_OR_RETURN(LanguageModel model,
                           OpenLanguageModel(flags.model, flags.compile, flags.running, flags.command));
-  SINTER_ASSIGN_OR_RETURN(const Windows windows, PromptWindows(flags.prompt, flags.window, flags.model, model.tokenizer,
+  SINTER_ASSIGN_OR_RETURN(const Windows windows, PromptWindows(prompt, flags.window, flags.model, model.tokenizer,
                                                                model.sequence->capacity()));
   const std::unique_ptr<LogitsSource> source = LogitsOf(model);
   LogitsSource* const sources[] = {source.get()};

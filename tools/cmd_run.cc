@@ -59,7 +59,9 @@ absl::Status WriteLogits(const RunFlags& flags, const LanguageModel& model, absl
 }
 
 absl::Status Run(RunFlags& flags) {
-  SINTER_RETURN_IF_ERROR(CheckPrompt(flags.prompt));
+  SINTER_ASSIGN_OR_RETURN(const Prompt given, ReadPrompt(flags.prompt));
+  SINTER_RETURN_IF_ERROR(Sampler::Create(flags.sampler, /*vocab_size=*/1).status());
+  SINTER_RETURN_IF_ERROR(CheckOutput(flags.logits, {flags.model, flags.prompt.file.value_or("")}));
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   SINTER_ASSIGN_OR_RETURN(const LanguageModel model,
                           OpenLanguageModel(flags.model, flags.compile, flags.running, flags.command));
@@ -67,7 +69,7 @@ absl::Status Run(RunFlags& flags) {
   Workspace& workspace = *model.workspace;
   Sequence& sequence = *model.sequence;
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
-                          PromptIds(flags.prompt, flags.model, tokenizer, /*special=*/true));
+                          PromptIds(given, flags.model, tokenizer, /*special=*/true));
   if (static_cast<int64_t>(prompt.size()) > sequence.capacity()) {
     return absl::OutOfRangeError(absl::StrCat("the prompt has ", prompt.size(), " tokens, the context ",
                                               sequence.capacity(), "; shorten it", MoreContext(flags.model)));

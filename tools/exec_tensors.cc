@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/checked.h"
 #include "base/limits.h"
 #include "base/status.h"
@@ -171,7 +172,8 @@ absl::StatusOr<std::vector<Tensor>> BindInputs(const Graph& graph, const NamedTe
     bound[id] = value;
   }
   if (const absl::Status status = BindDims(graph, args, bound); !status.ok()) {
-    return absl::OutOfRangeError(absl::StrCat("@", graph.name(), ": ", status.message()));
+    const std::string name = absl::StrCat("@", graph.name(), ": ");  // which most of its messages begin with
+    return absl::OutOfRangeError(absl::StrCat(name, absl::StripPrefix(status.message(), name)));
   }
   for (size_t i = 0; i < args.size(); ++i) {
     if (!IsInt(args[i].dtype)) continue;

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "tools/compile_source.h"
@@ -50,8 +51,11 @@ absl::Status ChooseThreads(RunningFlags& flags) {
 namespace {
 
 absl::StatusOr<Tokenizer> TokenizerOf(const CompiledModule& module) {
-  SINTER_ASSIGN_OR_RETURN(TokenizerData data, module.tokenizer());
-  return Tokenizer::Create(std::move(data));
+  absl::StatusOr<TokenizerData> data = module.tokenizer();
+  if (data.ok()) return Tokenizer::Create(*std::move(data));
+  // Who shows the error names the model.
+  return absl::Status(data.status().code(),
+                      absl::StripPrefix(data.status().message(), absl::StrCat(module.path(), ": ")));
 }
 
 class ModelLogits : public LogitsSource {
