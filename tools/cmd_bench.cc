@@ -115,7 +115,10 @@ void PrintTextRow(const Row& row, bool markdown, bool header) {
   std::fflush(stdout);
 }
 
-int64_t HeapBytes() { return static_cast<int64_t>(mallinfo2().uordblks); }
+int64_t HeapBytes() {
+  const struct mallinfo2 info = mallinfo2();
+  return static_cast<int64_t>(info.uordblks + info.hblkhd);
+}
 
 // Forgets the largest resident size so far, where the system lets a process do so.
 void ResetPeak() {
@@ -184,15 +187,6 @@ class Bench {
   }
 
   int64_t capacity() const { return sequence_->capacity(); }
-
-  int64_t KvBytesPerToken() const {
-    int64_t bytes = 0;
-    for (const LoadedEntry& entry : workspace_->module().entries()) {
-      if (entry.name != "main") continue;
-      for (const LoadedState& s : entry.states) bytes += s.bytes / s.dims[static_cast<size_t>(s.page_axis)];
-    }
-    return bytes;
-  }
 
   // The prompt anew; then `tokens` steps of one token. `rows`, when given, gets the logits of the prompt's last
   // position and of each step.
@@ -402,7 +396,7 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
       row.reps = flags.reps;
       row.ablate = ablation.name;
       row.arena_bytes = module->metadata().arena_bytes();
-      row.kv_bytes_per_token = bench.KvBytesPerToken();
+      row.kv_bytes_per_token = KvBytesPerToken(*module);
       if (ablations.size() > 1) {
         constexpr int64_t kSteps = 8;
         std::vector<float> logits;

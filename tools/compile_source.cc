@@ -298,4 +298,14 @@ void NoteContext(const CompiledModule& module, const CompileFlags& flags) {
   }
 }
 
+int64_t KvBytesPerToken(const CompiledModule& module) {
+  const std::vector<LoadedEntry>& entries = module.entries();
+  auto entry = std::find_if(entries.begin(), entries.end(), [](const LoadedEntry& e) { return e.name == "main"; });
+  if (entry == entries.end()) entry = entries.begin();
+  int64_t bytes = 0;
+  if (entry == entries.end()) return bytes;
+  for (const LoadedState& s : entry->states) bytes += s.bytes / s.dims[static_cast<size_t>(s.page_axis)];
+  return bytes;
+}
+
 }  // namespace sinter

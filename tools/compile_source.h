@@ -75,6 +75,9 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::
 void NoteContext(const Source& source, const CompileFlags& flags);
 void NoteContext(const CompiledModule& module, const CompileFlags& flags);
 
+// The size of all states of a language model over their positions; 0 without any.
+int64_t KvBytesPerToken(const CompiledModule& module);
+
 // A path that ends in .sinter, or a file that begins as compiled modules do.
 bool IsCompiled(const std::string& path);
 bool IsText(const std::string& path);

@@ -96,11 +96,7 @@ std::string DimText(const DimSum& sum, const CompiledModule& module) {
 }
 
 std::string ParamText(const LoadedParam& param, const CompiledModule& module) {
-  return absl::StrCat(
-      "%", param.name, ": ", param.dtype, "[",
-      absl::StrJoin(param.dims, ",",
-                    [&](std::string* out, const DimSum& dim) { absl::StrAppend(out, DimText(dim, module)); }),
-      "]");
+  return absl::StrCat("%", param.name, ": ", TypeText(param, module));
 }
 
 absl::StatusOr<std::vector<uint8_t>> BytesOf(const Tensor& tensor) {
@@ -126,6 +122,12 @@ absl::Status CheckStepInputs(const LoadedEntry& entry, const Workspace& workspac
 }
 
 }  // namespace
+
+std::string TypeText(const LoadedParam& param, const CompiledModule& module) {
+  const std::string dims = absl::StrJoin(
+      param.dims, ",", [&](std::string* out, const DimSum& dim) { absl::StrAppend(out, DimText(dim, module)); });
+  return absl::StrCat(param.dtype, "[", dims, "]");
+}
 
 absl::StatusOr<const Graph*> ChooseGraph(const Module& module, const std::string& name) {
   std::vector<std::string> entries;
