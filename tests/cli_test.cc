@@ -56,12 +56,14 @@ TEST_F(Cli, HelpAndVersion) {
   const CliResult bare = Run({}), help = Run({"--help"});
   EXPECT_EQ(bare.code, 0);
   EXPECT_EQ(bare.out, help.out);
+  EXPECT_THAT(help.out, HasSubstr("129, 130 and 143: stopped by SIGHUP, by ctrl-C and by SIGTERM."));
   for (const char* verb : kVerbs) {
     EXPECT_THAT(help.out, HasSubstr(std::string("  ") + verb));
     const CliResult own = Run({verb, "--help"});
     EXPECT_EQ(own.code, 0);
     EXPECT_EQ(own.err, "");
     EXPECT_THAT(own.out, HasSubstr(std::string("Usage: sinter ") + verb));
+    EXPECT_THAT(own.out, testing::Not(HasSubstr("MODEL is a .gguf file"))) << "not true of every verb";
   }
   EXPECT_THAT(Run({"--version"}).out, StartsWith("sinter "));
 }

@@ -73,31 +73,28 @@ absl::Status CheckArray(const Side& side, const Windows& windows) {
 
 Json ToJson(const CompareFlags& flags, const Side& a, const Side& b, const Windows& windows,
             const DivergenceSummary& s) {
-  return {{"a", {{"model", a.path}, {"target", a.target()}, {"flags", a.flags()}}},
-          {"b", {{"model", b.path}, {"target", b.target()}, {"flags", b.flags()}}},
-          {"threads", flags.running.threads},
-          {"text_tokens", windows.text_tokens},
-          {"window", windows.window},
-          {"windows", windows.count()},
-          {"bos", windows.bos ? Json(*windows.bos) : Json()},
-          {"count", flags.window.count},
-          {"positions", s.positions},
-          {"kl", s.kl.value},
-          {"kl_error", s.kl.error},
-          {"kl_median", s.kl_median},
-          {"kl_p99", s.kl_p99},
-          {"kl_max", s.kl_max},
-          {"top1_percent", 100 * s.top1.value},
-          {"top1_percent_error", 100 * s.top1.error},
-          {"perplexity_a", s.perplexity_a.value},
-          {"perplexity_a_error", s.perplexity_a.error},
-          {"perplexity_b", s.perplexity_b.value},
-          {"perplexity_b_error", s.perplexity_b.error},
-          {"perplexity_ratio", s.perplexity_ratio.value},
-          {"perplexity_ratio_error", s.perplexity_ratio.error},
-          {"logits_rms", s.logits_rms},
-          {"logits_nmse", s.logits_nmse},
-          {"next_token_rms", s.next_token_rms}};
+  Json json = {{"a", {{"model", a.path}, {"target", a.target()}, {"flags", a.flags()}}},
+               {"b", {{"model", b.path}, {"target", b.target()}, {"flags", b.flags()}}},
+               {"threads", flags.running.threads}};
+  json.update(ToJson(windows, flags.window));
+  json.update(Json{{"positions", s.positions},
+                   {"kl", s.kl.value},
+                   {"kl_error", s.kl.error},
+                   {"kl_median", s.kl_median},
+                   {"kl_p99", s.kl_p99},
+                   {"kl_max", s.kl_max},
+                   {"top1_percent", 100 * s.top1.value},
+                   {"top1_percent_error", 100 * s.top1.error},
+                   {"perplexity_a", s.perplexity_a.value},
+                   {"perplexity_a_error", s.perplexity_a.error},
+                   {"perplexity_b", s.perplexity_b.value},
+                   {"perplexity_b_error", s.perplexity_b.error},
+                   {"perplexity_ratio", s.perplexity_ratio.value},
+                   {"perplexity_ratio_error", s.perplexity_ratio.error},
+                   {"logits_rms", s.logits_rms},
+                   {"logits_nmse", s.logits_nmse},
+                   {"next_token_rms", s.next_token_rms}});
+  return json;
 }
 
 std::string ToMarkdown(const Side& a, const Side& b, const Windows& windows, const DivergenceSummary& s) {

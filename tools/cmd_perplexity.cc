@@ -40,21 +40,17 @@ absl::Status Perplexity(PerplexityFlags& flags) {
   const Estimate perplexity = Exponential(nll);
   const double tokens_per_s = static_cast<double>(windows.ids.size()) / seconds;
   if (flags.format == "json") {
-    const Json json = {{"model", flags.model},
-                       {"flags", model.module->metadata().options()->str()},
-                       {"target", std::string(model.module->target())},
-                       {"threads", flags.running.threads},
-                       {"text_tokens", windows.text_tokens},
-                       {"window", windows.window},
-                       {"windows", windows.count()},
-                       {"bos", windows.bos ? Json(*windows.bos) : Json()},
-                       {"count", flags.window.count},
-                       {"positions", nll.count()},
-                       {"perplexity", perplexity.value},
-                       {"perplexity_error", perplexity.error},
-                       {"nll", nll.mean()},
-                       {"nll_error", nll.error()},
-                       {"tokens_per_s", tokens_per_s}};
+    Json json = {{"model", flags.model},
+                 {"flags", model.module->metadata().options()->str()},
+                 {"target", std::string(model.module->target())},
+                 {"threads", flags.running.threads}};
+    json.update(ToJson(windows, flags.window));
+    json.update(Json{{"positions", nll.count()},
+                     {"perplexity", perplexity.value},
+                     {"perplexity_error", perplexity.error},
+                     {"nll", nll.mean()},
+                     {"nll_error", nll.error()},
+                     {"tokens_per_s", tokens_per_s}});
     return WriteResult("", JsonText(json));
   }
   return WriteResult(

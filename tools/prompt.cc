@@ -103,6 +103,14 @@ void AddWindowFlags(CLI::App& app, WindowFlags& flags) {
       ->capture_default_str();
 }
 
+Json ToJson(const Windows& windows, const WindowFlags& flags) {
+  return {{"text_tokens", windows.text_tokens},
+          {"window", windows.window},
+          {"windows", windows.count()},
+          {"bos", windows.bos ? Json(*windows.bos) : Json()},
+          {"count", flags.count}};
+}
+
 absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& flags, const std::string& model,
                                       const absl::StatusOr<Tokenizer>& tokenizer, int64_t capacity) {
   Windows windows;

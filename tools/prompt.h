@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "tools/json.h"
 #include "tools/language_model.h"
 
 namespace sinter {
@@ -61,6 +62,8 @@ struct Windows {
   int64_t count() const { return static_cast<int64_t>(ids.size()) / window; }
   int64_t positions() const { return count() * (window - 1 - first); }
 };
+// What a report says of them.
+Json ToJson(const Windows& windows, const WindowFlags& flags);
 // `capacity`: positions of the context. kOutOfRange when the text is too short for two positions that count, or for the
 // window that is asked for, or that window for the context.
 absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& flags, const std::string& model,
