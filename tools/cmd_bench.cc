@@ -94,7 +94,7 @@ std::string CellText(const Json& cell, bool markdown) {
   if (!cell.is_string()) return cell.dump();
   const std::string text = cell.get<std::string>();
   if (markdown) return MarkdownCell(text);
-  const std::string shown = Escaped(text);
+  std::string shown = Escaped(text);
   if (shown.find_first_of(",\"") == std::string::npos) return shown;
   return absl::StrCat("\"", absl::StrReplaceAll(shown, {{"\"", "\"\""}}), "\"");
 }
@@ -168,7 +168,7 @@ double Seconds(std::chrono::steady_clock::time_point since) {
 // One module on one number of threads.
 class Bench {
  public:
-  static absl::StatusOr<Bench> Open(std::shared_ptr<const CompiledModule> module, int threads,
+  static absl::StatusOr<Bench> Open(const std::shared_ptr<const CompiledModule>& module, int threads,
                                     absl::Span<const int> cpus) {
     Bench bench;
     SINTER_ASSIGN_OR_RETURN(bench.workspace_, Workspace::Open(module, threads, cpus));
