@@ -174,7 +174,11 @@ absl::Status Demo() {
 }  // namespace
 }  // namespace sinter
 
-int main() {
+int main(int argc, char**) {
+  if (argc > 1) {
+    std::fputs("usage: smallmind_demo\n", stderr);
+    return 2;
+  }
   sinter::PutHeapInHugePages();
   const absl::Status status = sinter::Demo();
   if (!status.ok()) std::fprintf(stderr, "smallmind_demo: error: %s\n", std::string(status.message()).c_str());

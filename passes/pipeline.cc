@@ -16,13 +16,16 @@
 namespace sinter {
 namespace {
 
-absl::Status UnknownPass(absl::string_view name) {
-  std::vector<absl::string_view> known = PipelineNames();
+// `known` are other names that would do.
+absl::Status UnknownPass(absl::string_view name, std::vector<absl::string_view> known = {}) {
   for (const PassInfo& pass : AllPasses()) known.push_back(pass.name);
   const auto nearest = std::min_element(known.begin(), known.end(), [&](absl::string_view a, absl::string_view b) {
     return EditDistance(name, a) < EditDistance(name, b);
   });
-  return absl::OutOfRangeError(absl::StrCat("there is no pass \"", name, "\"; the nearest is ", *nearest));
+  const bool near = 2 * EditDistance(name, *nearest) <= name.size();
+  return absl::OutOfRangeError(absl::StrCat(
+      "there is no pass \"", name, "\"; ",
+      near ? absl::StrCat("the nearest is ", *nearest) : std::string("`sinter opt --list-passes` lists them")));
 }
 
 absl::Status CheckStages(absl::Span<const PassInfo* const> passes, Stage stage) {
@@ -82,6 +85,11 @@ absl::StatusOr<std::vector<const PassInfo*>> Chosen(absl::Span<const PassInfo* c
     if (!off && !stopped) chosen.push_back(pass);
     stopped |= stop.pass == pass && stop.occurrence == occurrence;
   }
+  for (size_t i = 0; i < disabled.size(); ++i) {
+    if (disabled[i].occurrence <= seen[disabled[i].pass]) continue;
+    return absl::OutOfRangeError(
+        absl::StrCat("cannot disable ", options.disable[i], ": the pipeline does not have it"));
+  }
   if (stop.pass != nullptr && !stopped) {
     return absl::OutOfRangeError(
         absl::StrCat("cannot stop after ", options.stop_after, ": the pipeline does not have it"));
@@ -118,7 +126,7 @@ absl::StatusOr<std::vector<const PassInfo*>> ParsePipeline(absl::string_view tex
     } else if (const PassInfo* pass = FindPass(part)) {
       passes.push_back(pass);
     } else {
-      return UnknownPass(part);
+      return UnknownPass(part, PipelineNames());
     }
   }
   SINTER_RETURN_IF_ERROR(CheckStages(passes, from));

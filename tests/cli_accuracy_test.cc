@@ -2,6 +2,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "backend/target.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/cli_run.h"
@@ -190,6 +191,11 @@ TEST_F(Accuracy, AModelIsComparedWithItselfUnderOtherFlags) {
   const Json other = Report({"compare", model, IdsFlag(kIds), "--a-flags", "--kv=f16", "--b-flags", "--kv f32"});
   EXPECT_THAT(other["a"]["flags"], HasSubstr("--kv=f16"));
   EXPECT_NEAR(other["logits_rms"], kv["logits_rms"], 1e-4);
+  if (HostRuns(*FindTarget("avx2"))) {
+    const Json target = Report({"compare", model, IdsFlag(kIds), "--b-flags=--target=avx2"});
+    EXPECT_EQ(target["b"]["target"], "avx2");
+    EXPECT_EQ(target["a"]["flags"], target["b"]["flags"]);
+  }
   // A compiled module is compared too, with its own flags.
   ASSERT_EQ(Run({"compile", model, "-o", "m.sinter", "--kv=f16"}).code, 0);
   EXPECT_EQ(Report({"compare", "m.sinter", model, IdsFlag(kIds), "--b-flags=--kv=f16"})["kl"], 0);
@@ -240,6 +246,7 @@ TEST_F(Accuracy, SaysWhatIsWrong) {
   const std::string model = Model("m.gguf", {.seed = 38});
   const std::string other = "preset:smallmind";  // a vocabulary of 512
   Logits(model, {1, 2, 3, 4, 5, 6});
+  ASSERT_EQ(Run({"compile", model, "-o", "m.sinter"}).code, 0);
   WriteAll(folder_ / "empty", "");
   Tensor nan = Tensor::Zeros(DType::kF32, {20, 288});
   nan.values[19] = std::nan("");
@@ -277,6 +284,8 @@ TEST_F(Accuracy, SaysWhatIsWrong) {
       {{"compare", model, ids, "--b-flags=--melt"}, 2, "--melt"},
       {{"compare", model, "logits.npy", ids}, 2, "logits.npy: logits of 6 positions, but 20 tokens"},
       {{"compare", model, "logits.npy", "--prompt-ids=1,2,3,4,5,6", "--b-flags=-O1"}, 2, "which no flag shapes"},
+      {{"compare", "m.sinter", ids, "--b-flags=--kv=f16"}, 2, "--b-flags: m.sinter is compiled already"},
+      {{"perplexity", "m.sinter", ids, "--window=65"}, 2, "give fewer; a module compiled with --ctx=N gives more"},
       {{"compare", model, "flat.npy", ids}, 4, "flat.npy: an array of shape [288], expected the logits of a model"},
       {{"compare", model, "nan.npy", ids, "--count=all"}, 4, "the logit of token 19 is nan"},
       {{"compare", "logits.npy", model, "-p", "text of some length"}, 3, "has no tokenizer; give the prompt as token"},

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <functional>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -141,6 +142,30 @@ TEST_F(CliFiles, OnlyRegularFilesAreReplaced) {
   EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link"));
   EXPECT_NE(ReadAll(module), before);
   EXPECT_EQ(ReadAll(folder_ / "link"), ReadAll(module));
+}
+
+TEST_F(CliFiles, NoOutputReplacesAnInput) {
+  Compiled();
+  std::filesystem::create_symlink("m.gguf", folder_ / "link");
+  ASSERT_EQ(Run({"compile", "m.gguf", "--emit=sir", "-o", "m.sir"}).code, 0);
+  WriteAll(
+      folder_ / "x.sir",
+      "module @m {\n  graph @main(%x: f32[4]) -> (f32[4]) {\n    %r = add %x, %x : f32[4]\n    return %r\n  }\n}\n");
+  ASSERT_TRUE(WriteNpy(folder_ / "x.npy", std::vector<float>(4), {4}).ok());
+  std::map<std::string, std::string> before;
+  for (const std::string& name : Names()) before[name] = ReadAll(folder_ / name);
+  for (const std::string arguments :
+       {"compile m.gguf -o m.gguf", "compile m.gguf -o link", "compile link -o m.gguf", "compile m.gguf -o ./m.gguf",
+        "compile m.gguf --emit=sir -o m.gguf", "compile m.sir --weights m.gguf -o m.gguf", "compile m.sir -o m.gguf",
+        "compile x.sir --emit=sir -o x.sir", "compile - --emit=sir -o x.sir <x.sir",
+        "run m.sinter -p a --logits m.sinter", "run m.gguf -p a --logits m.gguf", "run m.gguf -f x.sir --logits x.sir",
+        "exec x.sir --input x=@x.npy --output r=@x.npy", "exec x.sir --input x=@x.npy --output r=@x.sir",
+        "exec m.sir --output 0=@m.gguf", "opt m.sir --weights m.gguf -o m.gguf"}) {
+    SCOPED_TRACE(arguments);
+    ExpectFailure(Shell(absl::StrCat("exec ", kSinter, " ", arguments)), 2, ": this output is the input ");
+    for (const auto& [name, content] : before) EXPECT_EQ(ReadAll(folder_ / name), content) << name;
+  }
+  EXPECT_EQ(Run({"opt", "x.sir", "-o", "x.sir"}).code, 0);  // a text may be rewritten in place
 }
 
 TEST_F(CliFiles, WithoutTheCodeGeneratorsFile) {

@@ -10,15 +10,17 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/escape.h"
 #include "base/utf8.h"
 #include "tests/cli_run.h"
+#include "tests/module_builder.h"
 #include "tests/tiny_models.h"
 
 namespace sinter {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 // Sets a title, clears the screen (twice, in other words), turns the direction of the text, forges a line.
 const char kAttack[] =
@@ -34,7 +36,7 @@ void ExpectSafe(const std::string& text) {
   EXPECT_EQ(text.find("\nsinter: error: forged"), std::string::npos) << text;
 }
 
-class Names : public testing::Test {
+class Names : public ::testing::Test {
  protected:
   CliResult Run(const std::vector<std::string>& arguments) {
     const CliResult result = Sinter(folder_, arguments);
@@ -152,6 +154,35 @@ TEST_F(Names, OfAText) {
   EXPECT_EQ(Run({"opt", "m.sir", "--passes=fuse-rms-norm", "--explain=rms-norm"}).code, 0);
   WriteAll(folder_ / "bad.sir", text + kAttack);
   EXPECT_EQ(Run({"opt", "bad.sir"}).code, 4);
+}
+
+// In reports, where a name is a cell and a module says with what flags it was made.
+TEST_F(Names, InReports) {
+  const std::string name = "\x1b[2J|,\"\xff\n.gguf", shown = "\\x1b[2J|,\"\\xff\\n.gguf";
+  WriteAll(folder_ / name, MakeTinyModel({}).File());
+  fbs::MetadataT metadata = testing::LanguageModel();
+  metadata.options = kAttack;
+  const std::vector<uint8_t> module = testing::ModuleBytes(metadata);
+  WriteAll(folder_ / "m.sinter", std::string(module.begin(), module.end()));
+  const std::string ids = "--prompt-ids=1,2,3,4,5,6";
+  const std::string cell = absl::StrReplaceAll(shown, {{"|", "\\|"}});
+  const std::string quoted = absl::StrCat("\n\"", absl::StrReplaceAll(shown, {{"\"", "\"\""}}), "\",pp4,");
+  struct Case {
+    std::vector<std::string> arguments;
+    std::string expected;
+  };
+  for (const Case& c : std::vector<Case>{{{"bench", name, "-p4", "-n0", "-r1"}, absl::StrCat("| ", cell, " | pp4 |")},
+                                         {{"bench", name, "-p4", "-n0", "-r1", "-ocsv"}, quoted},
+                                         {{"bench", name, "-p4", "-n0", "-r1", "-ojson"}, "\\u001b[2J|,"},
+                                         {{"perplexity", name, ids}, absl::StrCat("| ", cell, " | 6 |")},
+                                         {{"compare", name, name, ids}, absl::StrCat("A: ", shown, " on ")},
+                                         {{"compare", "m.sinter", "m.sinter", ids}, absl::StrCat(", ", kShown, "\n")},
+                                         {{"compare", "m.sinter", "m.sinter", ids, "-ojson"}, "\\u001b]0;t"}}) {
+    SCOPED_TRACE(::testing::PrintToString(c.arguments));
+    const CliResult result = Run(c.arguments);
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_THAT(result.out, HasSubstr(c.expected));
+  }
 }
 
 }  // namespace

@@ -56,12 +56,14 @@ TEST_F(Cli, HelpAndVersion) {
   const CliResult bare = Run({}), help = Run({"--help"});
   EXPECT_EQ(bare.code, 0);
   EXPECT_EQ(bare.out, help.out);
+  EXPECT_THAT(help.out, HasSubstr("129, 130 and 143: stopped by SIGHUP, by ctrl-C and by SIGTERM."));
   for (const char* verb : kVerbs) {
     EXPECT_THAT(help.out, HasSubstr(std::string("  ") + verb));
     const CliResult own = Run({verb, "--help"});
     EXPECT_EQ(own.code, 0);
     EXPECT_EQ(own.err, "");
     EXPECT_THAT(own.out, HasSubstr(std::string("Usage: sinter ") + verb));
+    EXPECT_THAT(own.out, testing::Not(HasSubstr("MODEL is a .gguf file"))) << "not true of every verb";
   }
   EXPECT_THAT(Run({"--version"}).out, StartsWith("sinter "));
 }
@@ -114,7 +116,11 @@ TEST_F(Cli, UsageErrors) {
       {{"run", model, "--prompt-ids="}, "give one with -p, -f or --prompt-ids"},
       {{"opt", "--list-passes=html"}, "expected nothing or markdown"},
       {{"run", model, "-p", "a", "--prompt-ids=1"}, "give one of -p, -f and --prompt-ids"},
-      {{"run", model, "--prompt-ids=1,x"}, "\"x\" is no token id"},
+      {{"run", "absent.gguf", "--prompt-ids=1,x"}, "\"x\" is no token id"},  // before any model is opened
+      {{"run", "absent.gguf", "--prompt-ids=1", "--min-p=2"}, "min-p is 2"},
+      {{"run", "absent.gguf", "-f", "nofile"}, "nofile: cannot open"},
+      {{"perplexity", "absent.gguf", "--prompt-ids=x"}, "\"x\" is no token id"},
+      {{"compare", "absent.gguf", "absent.gguf", "-f", "nofile"}, "nofile: cannot open"},
       {{"run", model, "--prompt-ids=1,288"}, "token 288 at position 1 is outside the vocabulary of 288"},
       {{"run", model, "--prompt-ids=-1"}, "outside the vocabulary"},
       {{"run", model, "--prompt-ids=1,2,3,4,5", "--ctx=4"}, "the prompt has 5 tokens, the context 4"},
@@ -122,7 +128,20 @@ TEST_F(Cli, UsageErrors) {
       {{"run", model, "--prompt-ids=1", "--ctx=0"}, "expected an integer from 1 on"},
       {{"run", model, "--prompt-ids=1", "--ctx="}, "expected an integer from 1 on"},
       {{"run", model, "--prompt-ids=1", "-n", "-1"}, "expected an integer from 0 on"},
-      {{"run", model, "--prompt-ids=1", "-n", "1", "--top-p=2"}, "top-p"},
+      {{"run", model, "--prompt-ids=1", "--top-p=2"}, "top-p"},
+      {{"run", model, "--prompt-ids=1", "--temp="}, "--temp: found \"\", expected a number from 0 on"},
+      {{"run", model, "--prompt-ids=1", "--temp=inf"}, "--temp: found \"inf\""},
+      {{"run", model, "--prompt-ids=1", "--temp", "-1"}, "--temp: found \"-1\""},
+      {{"run", model, "--prompt-ids=1", "--top-k=-1"}, "expected an integer from 0 on"},
+      {{"run", model, "--prompt-ids=1", "--top-p="}, "--top-p: found \"\""},
+      {{"run", model, "--prompt-ids=1", "--min-p=nan"}, "--min-p: found \"nan\""},
+      {{"run", model, "--prompt-ids=1", "--repeat-penalty="}, "--repeat-penalty: found \"\""},
+      {{"run", model, "--prompt-ids=1", "--seed="}, "--seed: found \"\""},
+      {{"run", model, "--prompt-ids=1", "--seed=-1"}, "expected an integer from 0 to 18446744073709551615"},
+      {{"run", model, "--prompt-ids=1", "--seed=18446744073709551616"}, "expected an integer from 0"},
+      {{"run", model, "--prompt-ids=1", "--cache-size="}, "expected a size"},
+      {{"run", model, "--prompt-ids=1", "--cache-size=-5"}, "--cache-size: found \"-5\", expected a size"},
+      {{"compare", model, model, "--prompt-ids=1", "--max-kl="}, "--max-kl: found \"\""},
       {{"run", model, "--prompt-ids=1", "-O3"}, "-O"},
       {{"run", model, "--prompt-ids=1", "--kv=f8"}, "--kv"},
       {{"run", model, "--prompt-ids=1", "-t", "99999"}, "threads"},
@@ -141,9 +160,15 @@ TEST_F(Cli, UsageErrors) {
       {{"compile", model, "--emit=sir", "--explain=rms-nrom"}, "the nearest is rms-norm"},
       {{"opt", model}, "opt reads IR text"},
       {{"opt"}, "which module?"},
+      {{"opt", "--list-passes", "--list-ops"}, "one of --list-passes and --list-ops"},
+      {{"compile", model, "--weights=absent", "--emit=sir"}, "--weights replaces the weights that IR text names"},
       {{"tokenize", model}, "one of -p and -f"},
       {{"inspect", model, "--verify"}, "--verify"},
       {{"bench", model, "-p", "60", "-n", "5"}, "more than the context of 64"},
+      {{"bench", model, "-p", "9223372036854775807", "-n", "1"}, "more than the context of 64"},
+      {{"bench", model, "-p", "0", "-n", "0"}, "nothing to measure"},
+      {{"bench", model, "-t", "4294967296"}, "--threads = 4294967296"},
+      {{"bench", model, "-t", "1,4294967297"}, "--threads = 1,4294967297"},
       {{"bench", model, "--ablate=melt"}, "no optional pass \"melt\""},
   };
   const size_t files = folder_.files();
@@ -175,6 +200,65 @@ TEST_F(Cli, AnUnsupportedTokenizerStillRunsOnIds) {
   EXPECT_THAT(ids.err, HasSubstr("printing ids"));
 }
 
+TEST_F(Cli, FlagsThatHaveNoEffectAreNoted) {
+  const std::string compiled = Compiled(Model(folder_));
+  WriteAll(folder_ / "m.sir",
+           "module @m {\n  graph @main() -> (f32[1]) {\n    %c = constant {values=[1.0]} : f32[1]\n"
+           "    %r = add %c, %c : f32[1]\n    return %r\n  }\n}\n");
+  ASSERT_EQ(Run({"compile", "m.sir", "-o", "text.sinter"}).code, 0);
+  const std::string shapes = "flags that shape code or watch passes have no effect",
+                    reference = "--reference evaluates";
+  struct Case {
+    std::vector<std::string> arguments;
+    std::string note;  // "": none
+  };
+  for (const Case& c : std::vector<Case>{{{"run", compiled, "--prompt-ids=1", "-n1", "--stats"}, shapes},
+                                         {{"run", compiled, "--prompt-ids=1", "-n1", "--ctx=9"}, shapes},
+                                         {{"run", compiled, "--prompt-ids=1", "-n1"}, ""},
+                                         {{"bench", compiled, "-p4", "-n0", "-r1", "--dump-dir=d"}, shapes},
+                                         {{"exec", "text.sinter", "-O2"}, shapes},
+                                         {{"exec", "text.sinter", "--time"}, shapes},
+                                         {{"exec", "text.sinter"}, ""},
+                                         {{"exec", "m.sir", "--reference", "-O2"}, reference},
+                                         {{"exec", "m.sir", "--reference", "-t2"}, reference},
+                                         {{"exec", "m.sir", "--reference", "--stats"}, reference},
+                                         {{"exec", "m.sir", "--reference", "--passes=canonicalize", "--stats"}, ""},
+                                         {{"exec", "m.sir", "--reference"}, ""}}) {
+    SCOPED_TRACE(testing::PrintToString(c.arguments));
+    const CliResult result = Run(c.arguments);
+    EXPECT_EQ(result.code, 0) << result.err;
+    for (const std::string& note : {shapes, reference}) {
+      EXPECT_EQ(result.err.find(note) != std::string::npos, note == c.note) << result.err;
+    }
+  }
+  ExpectFailure(Run({"exec", "text.sinter", "--weights=absent"}), 2,
+                "--weights replaces the weights that IR text names");
+}
+
+TEST_F(Cli, AModuleIsKnownByItsFirstBytes) {
+  const std::string compiled = Compiled(Model(folder_));
+  std::filesystem::rename(compiled, folder_ / "out.txt");
+  const CliResult run = Run({"run", "out.txt", "--prompt-ids=1,2,3", "-n3", "--temp=0", "--print-ids"});
+  EXPECT_EQ(run.out, "7 35 123\n") << run.err;
+  EXPECT_THAT(Run({"inspect", "out.txt"}).out, HasSubstr("compiled module"));
+  ExpectFailure(Run({"compile", "out.txt", "-o", "again.sinter"}), 2, "is compiled already");
+}
+
+TEST_F(Cli, MessagesSayThingsOnce) {
+  const CliResult preset = Run({"compile", "preset:smallmind", "-o", "p.sinter"});
+  ASSERT_EQ(preset.code, 0) << preset.err;
+  ExpectFailure(Run({"run", "p.sinter", "-p", "a"}), 3, "error: p.sinter: the module holds no tokenizer; give");
+  TinyModel model = MakeTinyModel({.seed = 38});
+  model.Set("tokenizer.ggml.model", "gpt2");
+  WriteAll(folder_ / "bpe.gguf", model.File());
+  ExpectFailure(Run({"run", "bpe.gguf", "-p", "a"}), 3, "ids given with --prompt-ids still work\n");
+  WriteAll(folder_ / "x.sir",
+           "module @m {\n  graph @main(%x: f32[4]) -> (f32[4]) {\n    %r = add %x, %x : f32[4]\n"
+           "    return %r\n  }\n}\n");
+  ASSERT_TRUE(WriteNpy(folder_ / "x.npy", std::vector<float>(3), {3}).ok());
+  ExpectFailure(Run({"exec", "x.sir", "--input=x=@x.npy"}), 2, "error: @main: %x");
+}
+
 TEST_F(Cli, TokenizeTakesAnyText) {
   const std::string model = Model(folder_), compiled = Compiled(model);
   WriteAll(folder_ / "text", std::string("a\0b", 3));
@@ -183,6 +267,7 @@ TEST_F(Cli, TokenizeTakesAnyText) {
     EXPECT_EQ(Run({"tokenize", path, "--prompt="}).out, "1\n");
     EXPECT_EQ(Run({"tokenize", path, "-p", "", "--no-special"}).out, "\n");
     EXPECT_EQ(Run({"tokenize", path, "-f", folder_ / "text"}).out, "1 287 3 261\n");
+    EXPECT_EQ(Run({"tokenize", path, "-f", "-"}, std::string("a\0b", 3)).out, "1 287 3 261\n");
     EXPECT_EQ(Run({"tokenize", path, "-p", "--x"}).code, 0);
   }
   TinyModel vocabulary = MakeTinyModel({});
@@ -430,6 +515,10 @@ TEST_F(Cli, BenchReportsOneObjectPerTest) {
   EXPECT_EQ(decode[0]["test"], "tg4");
   EXPECT_THAT(Run({"bench", model, "-p", "8", "-n", "0", "-r", "1", "-o", "csv"}).out,
               StartsWith("model,test,prompt,"));
+  // What was measured before an error is reported.
+  const CliResult half = Run({"bench", model, "absent.gguf", "-p0", "-n4", "-r1", "-ojson"});
+  EXPECT_EQ(half.code, 2) << half.err;
+  EXPECT_EQ(Json::parse(half.out, nullptr, false).size(), 1u);
   EXPECT_THAT(Run({"bench", model, "-r", "1"}).out, HasSubstr("| tg16 |"));  // a quarter of the context of 64
 }
 

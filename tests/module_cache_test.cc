@@ -216,6 +216,7 @@ TEST_F(Cache, GivesUpWhatWasUsedLongestAgo) {
   Run({"--cache-size=" + size}, "c.gguf");
   EXPECT_EQ(names(), "ac");
   // What is larger than the cache may be costs no other entry.
+  EXPECT_THAT(Run({"--cache-size=0"}, "d.gguf").err, HasSubstr("the cache may take 0 B"));
   const CliResult large = Run({"--cache-size=1k"}, "d.gguf");
   EXPECT_THAT(large.err, HasSubstr("not kept for the next run: it takes "));
   EXPECT_EQ(names(), "ac");

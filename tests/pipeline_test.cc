@@ -77,6 +77,7 @@ TEST(ParsePipeline, Refuses) {
   } cases[] = {
       {"dots-to-gem", "the nearest is dots-to-gemm"},
       {"o2", "the nearest is O2"},
+      {"melt", "there is no pass \"melt\"; `sinter opt --list-passes` lists them"},
       {"canonicalize,", "there is no pass \"\""},
       {"plan-buffers", "needs a module at stage kernels; it is at stage graph at the start"},
       {"O0,canonicalize", "needs a module at stage graph; it is at stage planned after plan-buffers"},
@@ -133,6 +134,9 @@ TEST(RunPipeline, DisableAndStop) {
   EXPECT_THAT(ran("O2", {"canonicalize:0"}, "").status().message(), HasSubstr("n from 1"));
   EXPECT_THAT(ran("O2", {"canonicalize:"}, "").status().message(), HasSubstr("n from 1"));
   EXPECT_THAT(ran("O2", {}, "canonicalize:4").status().message(), HasSubstr("does not have it"));
+  EXPECT_THAT(ran("O2", {"canonicalize:4"}, "").status().message(), HasSubstr("does not have it"));
+  EXPECT_THAT(ran("O1", {}, "O0").status().message(), HasSubstr("no pass \"O0\"; `sinter opt --list-passes`"));
+  EXPECT_THAT(ran("O1", {"O1"}, "").status().message(), HasSubstr("no pass \"O1\"; `sinter opt --list-passes`"));
   EXPECT_EQ(ran("O1", {}, "specialize").status().code(), absl::StatusCode::kOutOfRange);
 }
 

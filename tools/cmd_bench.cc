@@ -15,7 +15,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "base/escape.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
@@ -35,7 +37,8 @@ constexpr int64_t kDefaultPrompt = 256, kDefaultTokens = 32;
 
 struct BenchFlags {
   std::vector<std::string> models, ablate;
-  std::vector<int64_t> prompts, tokens, threads;
+  std::vector<int64_t> prompts, tokens;
+  std::vector<int> threads;
   int reps = 5;
   MemoryFlags memory;
   PinFlag pin;
@@ -86,9 +89,14 @@ Json ToJson(const Row& row) {
           {"load_s", row.load_s}};
 }
 
-std::string CellText(const Json& cell) {
-  if (cell.is_string()) return cell.get<std::string>();
-  return cell.is_number_float() ? absl::StrFormat("%.4g", cell.get<double>()) : cell.dump();
+std::string CellText(const Json& cell, bool markdown) {
+  if (cell.is_number_float()) return absl::StrFormat("%.4g", cell.get<double>());
+  if (!cell.is_string()) return cell.dump();
+  const std::string text = cell.get<std::string>();
+  if (markdown) return MarkdownCell(text);
+  std::string shown = Escaped(text);
+  if (shown.find_first_of(",\"") == std::string::npos) return shown;
+  return absl::StrCat("\"", absl::StrReplaceAll(shown, {{"\"", "\"\""}}), "\"");
 }
 
 // What comes before, between and after cells.
@@ -99,9 +107,7 @@ void PrintTextRow(const Row& row, bool markdown, bool header) {
     const char* const between = markdown ? " | " : ",";
     absl::StrAppend(&names, names.empty() ? (markdown ? "| " : "") : between, name);
     absl::StrAppend(&rule, "|---");
-    std::string text = CellText(cell);
-    if (!markdown && text.find_first_of(",\"\n") != std::string::npos) text = Json(text).dump();
-    absl::StrAppend(&cells, cells.empty() ? (markdown ? "| " : "") : between, text);
+    absl::StrAppend(&cells, cells.empty() ? (markdown ? "| " : "") : between, CellText(cell, markdown));
   }
   const char* const end = markdown ? " |\n" : "\n";
   if (header) std::fputs(absl::StrCat(names, end, markdown ? absl::StrCat(rule, "|\n") : "").c_str(), stdout);
@@ -109,7 +115,10 @@ void PrintTextRow(const Row& row, bool markdown, bool header) {
   std::fflush(stdout);
 }
 
-int64_t HeapBytes() { return static_cast<int64_t>(mallinfo2().uordblks); }
+int64_t HeapBytes() {
+  const struct mallinfo2 info = mallinfo2();
+  return static_cast<int64_t>(info.uordblks + info.hblkhd);
+}
 
 // Forgets the largest resident size so far, where the system lets a process do so.
 void ResetPeak() {
@@ -159,7 +168,7 @@ double Seconds(std::chrono::steady_clock::time_point since) {
 // One module on one number of threads.
 class Bench {
  public:
-  static absl::StatusOr<Bench> Open(std::shared_ptr<const CompiledModule> module, int threads,
+  static absl::StatusOr<Bench> Open(const std::shared_ptr<const CompiledModule>& module, int threads,
                                     absl::Span<const int> cpus) {
     Bench bench;
     SINTER_ASSIGN_OR_RETURN(bench.workspace_, Workspace::Open(module, threads, cpus));
@@ -178,15 +187,6 @@ class Bench {
   }
 
   int64_t capacity() const { return sequence_->capacity(); }
-
-  int64_t KvBytesPerToken() const {
-    int64_t bytes = 0;
-    for (const LoadedEntry& entry : workspace_->module().entries()) {
-      if (entry.name != "main") continue;
-      for (const LoadedState& s : entry.states) bytes += s.bytes / s.dims[static_cast<size_t>(s.page_axis)];
-    }
-    return bytes;
-  }
 
   // The prompt anew; then `tokens` steps of one token. `rows`, when given, gets the logits of the prompt's last
   // position and of each step.
@@ -335,8 +335,9 @@ class Report {
     }
     first_ = false;
   }
+  // Also before an error: what was measured until then is not lost.
   absl::Status Finish() {
-    if (format_ != "json") return FlushStdout();
+    if (format_ != "json" || first_) return FlushStdout();
     return WriteResult("", JsonText(rows_));
   }
 
@@ -346,7 +347,7 @@ class Report {
   Json rows_ = Json::array();
 };
 
-absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const std::vector<int64_t>& threads,
+absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const std::vector<int>& threads,
                         Report& report) {
   const auto opening = std::chrono::steady_clock::now();
   SINTER_ASSIGN_OR_RETURN(const auto whole, OpenExecutable(path, flags.compile, flags.command));
@@ -370,32 +371,32 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
       SINTER_ASSIGN_OR_RETURN(module, OpenExecutable(path, compile, flags.command));
       load_s = Seconds(reopening);
     }
-    const int most_threads = static_cast<int>(*std::max_element(threads.begin(), threads.end()));
+    const int most_threads = *std::max_element(threads.begin(), threads.end());
     std::vector<MemoryNeed> beside;  // what it is compared with runs in turn with it
     if (module != whole) beside.push_back(NeedToRun(*whole, most_threads, WeightsPlace::kMemory));
     SINTER_RETURN_IF_ERROR(Prepare(*module, path, flags.memory, most_threads, beside).status());
-    for (int64_t thread_count : threads) {
-      SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, static_cast<int>(thread_count), flags.pin.cpus));
+    for (int thread_count : threads) {
+      SINTER_ASSIGN_OR_RETURN(Bench bench, Bench::Open(module, thread_count, flags.pin.cpus));
       std::optional<Bench> base;
       if (!ablation.disable.empty()) {
-        SINTER_ASSIGN_OR_RETURN(base, Bench::Open(whole, static_cast<int>(thread_count), flags.pin.cpus));
+        SINTER_ASSIGN_OR_RETURN(base, Bench::Open(whole, thread_count, flags.pin.cpus));
       }
       std::vector<int64_t> prompts = flags.prompts, tokens = flags.tokens;
-      if (prompts.empty()) prompts = {std::min(kDefaultPrompt, bench.capacity() / 2)};
+      if (prompts.empty()) prompts = {std::min(kDefaultPrompt, std::max<int64_t>(1, bench.capacity() / 2))};
       if (tokens.empty()) tokens = {std::min(kDefaultTokens, bench.capacity() / 4)};
-      const int64_t longest =
-          *std::max_element(prompts.begin(), prompts.end()) + *std::max_element(tokens.begin(), tokens.end());
-      if (longest > bench.capacity()) {
-        return absl::OutOfRangeError(absl::StrCat(path, ": ", longest,
-                                                  " tokens (prompt and generated) are more than the context of ",
-                                                  bench.capacity(), "; give smaller -p and -n, or --ctx=N"));
+      const int64_t longest_prompt = *std::max_element(prompts.begin(), prompts.end());
+      const int64_t most_tokens = *std::max_element(tokens.begin(), tokens.end());
+      if (longest_prompt > bench.capacity() || most_tokens > bench.capacity() - longest_prompt) {
+        return absl::OutOfRangeError(absl::StrCat(path, ": a prompt of ", longest_prompt, " and ", most_tokens,
+                                                  " tokens after it are more than the context of ", bench.capacity(),
+                                                  "; give smaller -p and -n", MoreContext(path)));
       }
-      Row row = {path, "", 0, bench.capacity(), static_cast<int>(thread_count), std::string(module->target())};
+      Row row = {path, "", 0, bench.capacity(), thread_count, std::string(module->target())};
       row.load_s = load_s;
       row.reps = flags.reps;
       row.ablate = ablation.name;
       row.arena_bytes = module->metadata().arena_bytes();
-      row.kv_bytes_per_token = bench.KvBytesPerToken();
+      row.kv_bytes_per_token = KvBytesPerToken(*module);
       if (ablations.size() > 1) {
         constexpr int64_t kSteps = 8;
         std::vector<float> logits;
@@ -425,7 +426,13 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
 }
 
 absl::Status BenchVerb(BenchFlags& flags) {
-  std::vector<int64_t> threads = flags.threads;
+  const auto all_zero = [](const std::vector<int64_t>& values) {
+    return !values.empty() && *std::max_element(values.begin(), values.end()) == 0;
+  };
+  if (all_zero(flags.prompts) && all_zero(flags.tokens)) {
+    return absl::OutOfRangeError("-p 0 and -n 0 leave nothing to measure");
+  }
+  std::vector<int> threads = flags.threads;
   if (threads.empty()) {
     const ThreadBudget budget = DefaultThreads();
     Note(budget.reason);
@@ -433,11 +440,17 @@ absl::Status BenchVerb(BenchFlags& flags) {
   }
   SINTER_RETURN_IF_ERROR(FindCpus(flags.pin, *std::max_element(threads.begin(), threads.end())));
   Report report(flags.format);
-  for (const std::string& model : flags.models) SINTER_RETURN_IF_ERROR(BenchModel(flags, model, threads, report));
-  return report.Finish();
+  absl::Status status;
+  for (const std::string& model : flags.models) {
+    status = BenchModel(flags, model, threads, report);
+    if (!status.ok()) break;
+  }
+  const absl::Status written = report.Finish();
+  return status.ok() ? written : status;
 }
 
-CLI::Option* AddNumbers(CLI::App& app, const std::string& name, std::vector<int64_t>& values, const std::string& help) {
+template <typename T>
+CLI::Option* AddNumbers(CLI::App& app, const std::string& name, std::vector<T>& values, const std::string& help) {
   return app.add_option(name, values, help)->delimiter(',')->allow_extra_args(false)->type_name("N,..");
 }
 

@@ -6,9 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
+#include "tools/compile_source.h"
 #include "tools/console.h"
 #include "tools/divergence.h"
 #include "tools/json.h"
@@ -33,6 +35,7 @@ struct Side {
   std::optional<LanguageModel> model;
   std::unique_ptr<LogitsSource> source;
 
+  std::string target() const { return model ? std::string(model->module->target()) : ""; }
   std::string flags() const { return model ? model->module->metadata().options()->str() : ""; }
 };
 
@@ -40,6 +43,7 @@ struct Side {
 absl::Status OpenSide(const CompareFlags& flags, const std::string& path, const std::string& name,
                       const std::string& own_flags, const LanguageModel* beside, Side& side) {
   side.path = path;
+  SINTER_ASSIGN_OR_RETURN(const CompileFlags compile, WithFlags(flags.compile, name, own_flags));
   if (IsArray(path)) {
     if (!own_flags.empty()) {
       return absl::OutOfRangeError(absl::StrCat(name, ": ", path, " is an array of logits, which no flag shapes"));
@@ -47,7 +51,11 @@ absl::Status OpenSide(const CompareFlags& flags, const std::string& path, const 
     SINTER_ASSIGN_OR_RETURN(side.source, LogitsOfFile(path));
     return absl::OkStatus();
   }
-  SINTER_ASSIGN_OR_RETURN(const CompileFlags compile, WithFlags(flags.compile, name, own_flags));
+  if (IsCompiled(path) && !own_flags.empty() &&
+      (compile.target == flags.compile.target || compile.Canonical() != flags.compile.Canonical())) {
+    return absl::OutOfRangeError(absl::StrCat(
+        name, ": ", path, " is compiled already: of flags, only another --target ", "makes a difference to it"));
+  }
   SINTER_ASSIGN_OR_RETURN(side.model, OpenLanguageModel(path, compile, flags.running, flags.command, beside));
   side.source = LogitsOf(*side.model);
   return absl::OkStatus();
@@ -65,37 +73,36 @@ absl::Status CheckArray(const Side& side, const Windows& windows) {
 
 Json ToJson(const CompareFlags& flags, const Side& a, const Side& b, const Windows& windows,
             const DivergenceSummary& s) {
-  return {{"a", {{"model", a.path}, {"flags", a.flags()}}},
-          {"b", {{"model", b.path}, {"flags", b.flags()}}},
-          {"threads", flags.running.threads},
-          {"text_tokens", windows.text_tokens},
-          {"window", windows.window},
-          {"windows", windows.count()},
-          {"bos", windows.bos ? Json(*windows.bos) : Json()},
-          {"count", flags.window.count},
-          {"positions", s.positions},
-          {"kl", s.kl.value},
-          {"kl_error", s.kl.error},
-          {"kl_median", s.kl_median},
-          {"kl_p99", s.kl_p99},
-          {"kl_max", s.kl_max},
-          {"top1_percent", 100 * s.top1.value},
-          {"top1_percent_error", 100 * s.top1.error},
-          {"perplexity_a", s.perplexity_a.value},
-          {"perplexity_a_error", s.perplexity_a.error},
-          {"perplexity_b", s.perplexity_b.value},
-          {"perplexity_b_error", s.perplexity_b.error},
-          {"perplexity_ratio", s.perplexity_ratio.value},
-          {"perplexity_ratio_error", s.perplexity_ratio.error},
-          {"logits_rms", s.logits_rms},
-          {"logits_nmse", s.logits_nmse},
-          {"next_token_rms", s.next_token_rms}};
+  Json json = {{"a", {{"model", a.path}, {"target", a.target()}, {"flags", a.flags()}}},
+               {"b", {{"model", b.path}, {"target", b.target()}, {"flags", b.flags()}}},
+               {"threads", flags.running.threads}};
+  json.update(ToJson(windows, flags.window));
+  json.update(Json{{"positions", s.positions},
+                   {"kl", s.kl.value},
+                   {"kl_error", s.kl.error},
+                   {"kl_median", s.kl_median},
+                   {"kl_p99", s.kl_p99},
+                   {"kl_max", s.kl_max},
+                   {"top1_percent", 100 * s.top1.value},
+                   {"top1_percent_error", 100 * s.top1.error},
+                   {"perplexity_a", s.perplexity_a.value},
+                   {"perplexity_a_error", s.perplexity_a.error},
+                   {"perplexity_b", s.perplexity_b.value},
+                   {"perplexity_b_error", s.perplexity_b.error},
+                   {"perplexity_ratio", s.perplexity_ratio.value},
+                   {"perplexity_ratio_error", s.perplexity_ratio.error},
+                   {"logits_rms", s.logits_rms},
+                   {"logits_nmse", s.logits_nmse},
+                   {"next_token_rms", s.next_token_rms}});
+  return json;
 }
 
 std::string ToMarkdown(const Side& a, const Side& b, const Windows& windows, const DivergenceSummary& s) {
   std::string text;
   for (const Side* side : {&a, &b}) {
-    absl::StrAppend(&text, side == &a ? "A: " : "B: ", side->path, side->model ? " " : "", side->flags(), "\n");
+    absl::StrAppend(&text, side == &a ? "A: " : "B: ", Escaped(side->path));
+    if (side->model) absl::StrAppend(&text, " on ", Escaped(side->target()), ", ", Escaped(side->flags()));
+    absl::StrAppend(&text, "\n");
   }
   absl::StrAppendFormat(&text, "%d positions; windows of %d tokens: %d\n\n", s.positions, windows.window,
                         windows.count());
@@ -121,7 +128,7 @@ std::string ToMarkdown(const Side& a, const Side& b, const Windows& windows, con
 }
 
 absl::Status Compare(CompareFlags& flags) {
-  SINTER_RETURN_IF_ERROR(CheckPrompt(flags.prompt));
+  SINTER_ASSIGN_OR_RETURN(const Prompt prompt, ReadPrompt(flags.prompt));
   if (flags.b.empty()) {
     if (flags.a_flags == flags.b_flags) {
       return absl::OutOfRangeError(
@@ -140,8 +147,8 @@ absl::Status Compare(CompareFlags& flags) {
   }
   const int64_t capacity = std::min(a.source->capacity(), b.source->capacity());
   const absl::StatusOr<Tokenizer> none = absl::UnimplementedError("an array of logits has no tokenizer");
-  SINTER_ASSIGN_OR_RETURN(const Windows windows, PromptWindows(flags.prompt, flags.window, a.path,
-                                                               a.model ? a.model->tokenizer : none, capacity));
+  SINTER_ASSIGN_OR_RETURN(const Windows windows,
+                          PromptWindows(prompt, flags.window, a.path, a.model ? a.model->tokenizer : none, capacity));
   for (const Side* side : {&a, &b}) SINTER_RETURN_IF_ERROR(CheckArray(*side, windows));
   LogitsSource* const sources[] = {a.source.get(), b.source.get()};
   Divergence divergence;
@@ -169,7 +176,9 @@ void AddCompare(CLI::App& program, Action& action) {
       ->type_name("\"FLAGS\"");
   AddPromptFlags(*verb, flags->prompt, "text");
   AddWindowFlags(*verb, flags->window);
-  verb->add_option("--max-kl", flags->max_kl, "Exit with 1 where the mean of KL(A||B) is larger")->type_name("NATS");
+  verb->add_option("--max-kl", flags->max_kl, "Exit with 1 where the mean of KL(A||B) is larger")
+      ->type_name("NATS")
+      ->check(FiniteFrom(0));
   AddReportFormat(*verb, flags->format);
   AddRunningFlags(*verb, flags->running);
   AddCompileFlags(*verb, flags->compile);

@@ -140,7 +140,9 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
-  Note(absl::StrCat(flags.output, ": ", table.kernels.size(), " kernels for ", TargetsFor(source, flags.compile)));
+  Note(absl::StrCat(flags.output, ": ", table.kernels.size(), " kernels for ",
+                    absl::StrJoin(targets, ", ",
+                                  [](std::string* out, const Target* target) { absl::StrAppend(out, target->name); })));
   return absl::OkStatus();
 }
 
@@ -171,9 +173,11 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
     return absl::OutOfRangeError(
         absl::StrCat(flags.model, " is compiled already; give the model that it was made from"));
   }
+  SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, {flags.model, flags.weights}));
   SINTER_RETURN_IF_ERROR(ParseTargets(flags.compile.target).status());
   const std::jthread prepares = kind.last || flags.emit == "planned" ? std::jthread() : PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.model, flags.compile, flags.weights));
+  if (source.weights) SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, {source.weights->path()}));
   NoteContext(source, flags.compile);
   SINTER_ASSIGN_OR_RETURN(std::vector<const PassInfo*> passes, PassesFrom(flags.compile, source.module->stage));
   if (kind.last) {

@@ -42,10 +42,20 @@ absl::StatusOr<Binding> ParseBinding(const char* flag, absl::string_view text) {
   return Binding{std::string(absl::StripPrefix(text.substr(0, at), "%")), std::string(text.substr(at + 2))};
 }
 
+// An output that is also read would be lost to whoever runs this again.
+absl::Status CheckOutputs(const ExecFlags& flags, absl::Span<const std::string> read) {
+  for (const std::string& text : flags.outputs) {
+    SINTER_ASSIGN_OR_RETURN(const Binding output, ParseBinding("--output", text));
+    SINTER_RETURN_IF_ERROR(CheckOutput(output.path, read));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<NamedTensors> ReadInputs(const ExecFlags& flags) {
   NamedTensors inputs;
   for (const std::string& text : flags.inputs) {
     SINTER_ASSIGN_OR_RETURN(const Binding binding, ParseBinding("--input", text));
+    SINTER_RETURN_IF_ERROR(CheckOutputs(flags, {binding.path}));
     SINTER_ASSIGN_OR_RETURN(Tensor tensor, ReadNpy(binding.path));
     if (!inputs.emplace(binding.name, std::move(tensor)).second) {
       return absl::OutOfRangeError(absl::StrCat("--input: %", binding.name, " is given twice"));
@@ -89,6 +99,13 @@ std::string Summary(const ExecResult& result) {
   return absl::StrCat(text, result.tensor.values.size() > kShown ? " ...\n" : "\n");
 }
 
+// A graph runs as it stands: only what it lacks on the way to code is added.
+CompileFlags Defaults() {
+  CompileFlags flags;
+  flags.opt_level = 0;
+  return flags;
+}
+
 absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const NamedTensors& inputs,
                                                 const NamedDims& dims, std::set<std::string> wanted) {
   const std::string graph_name(absl::StripPrefix(flags.graph, "@"));
@@ -96,14 +113,21 @@ absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const Na
     if (flags.reference) {
       return absl::OutOfRangeError("--reference evaluates IR text; a compiled module has none");
     }
+    SINTER_RETURN_IF_ERROR(CheckWeightsFlag(flags.file, flags.weights));
+    NoteCompiled(flags.file, flags.compile, Defaults());
     SINTER_ASSIGN_OR_RETURN(
         const auto module,
         CompiledModule::Open(flags.file, flags.compile.target == "native" ? "" : flags.compile.target));
     return ExecCompiled(module, graph_name, inputs, dims, wanted, flags.threads);
   }
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.file, flags.compile, flags.weights));
+  if (source.weights) SINTER_RETURN_IF_ERROR(CheckOutputs(flags, {source.weights->path()}));
   SINTER_ASSIGN_OR_RETURN(const Graph* graph, ChooseGraph(*source.module, graph_name));
   if (flags.reference) {
+    const bool asks = flags.compile.Canonical() != Defaults().Canonical() || flags.compile.WatchesPasses();
+    if (flags.threads != 1 || (asks && !flags.compile.passes)) {
+      Note("--reference evaluates the graph on one thread, and after no passes but those of --passes");
+    }
     if (flags.compile.passes) SINTER_RETURN_IF_ERROR(RunPasses(source, flags.compile).status());
     SINTER_ASSIGN_OR_RETURN(graph, ChooseGraph(*source.module, graph_name));
     return ExecReference(*graph, inputs, dims, source.weights ? MakeWeightReader(*source.weights) : WeightReader());
@@ -133,6 +157,7 @@ absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const Na
 }
 
 absl::Status Exec(const ExecFlags& flags) {
+  SINTER_RETURN_IF_ERROR(CheckOutputs(flags, {flags.file, flags.weights}));
   SINTER_ASSIGN_OR_RETURN(const NamedTensors inputs, ReadInputs(flags));
   SINTER_ASSIGN_OR_RETURN(const NamedDims dims, ParseDims(flags));
   std::vector<Binding> outputs;
@@ -163,8 +188,7 @@ absl::Status Exec(const ExecFlags& flags) {
 
 void AddExec(CLI::App& program, Action& action) {
   auto flags = std::make_shared<ExecFlags>();
-  // A graph runs as it stands: only what it lacks on the way to code is added.
-  flags->compile.opt_level = 0;
+  flags->compile = Defaults();
   CLI::App* verb = program.add_subcommand("exec", "Run one graph on tensors from .npy files");
   verb->add_option("FILE", flags->file,
                    "IR text at any stage (.sir, or - for stdin), which then passes only the passes "

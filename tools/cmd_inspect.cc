@@ -1,6 +1,6 @@
 // sinter inspect: what a file holds, for people or as JSON. A report is one JSON object; the text for people is printed
 // from it, so that both say the same.
-#include <map>
+#include <algorithm>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -16,6 +16,7 @@
 #include "tools/command.h"
 #include "tools/compile_source.h"
 #include "tools/console.h"
+#include "tools/exec_tensors.h"
 #include "tools/json.h"
 
 namespace sinter {
@@ -31,28 +32,9 @@ struct InspectFlags {
 // The bytes as the file has them: they are made safe when the report is written.
 std::string Text(const flatbuffers::String* text) { return text->str(); }
 
-std::string DimText(const fbs::Expr& expr, const fbs::Metadata& meta) {
-  if (expr.terms() == nullptr || expr.terms()->size() == 0) return "0";
-  return absl::StrJoin(*expr.terms(), "+", [&](std::string* out, const fbs::Term* term) {
-    std::vector<std::string> factors;
-    const bool symbols = term->symbols() != nullptr && term->symbols()->size() > 0;
-    if (term->coefficient() != 1 || !symbols) factors.push_back(absl::StrCat(term->coefficient()));
-    for (uint32_t i = 0; symbols && i < term->symbols()->size(); ++i) {
-      factors.push_back(Text(meta.dims()->Get(term->symbols()->Get(i))->name()));
-    }
-    absl::StrAppend(out, absl::StrJoin(factors, "*"));
-  });
-}
-
-Json ParamsOf(const flatbuffers::Vector<flatbuffers::Offset<fbs::Param>>& params, const fbs::Metadata& meta) {
+Json ParamsOf(const std::vector<LoadedParam>& params, const CompiledModule& module) {
   Json list = Json::array();
-  for (const fbs::Param* param : params) {
-    const std::string dims = absl::StrJoin(*param->type()->dims(), ",", [&](std::string* out, const fbs::Expr* dim) {
-      absl::StrAppend(out, DimText(*dim, meta));
-    });
-    list.push_back(
-        {{"name", Text(param->name())}, {"type", absl::StrCat(Text(param->type()->dtype()), "[", dims, "]")}});
-  }
+  for (const LoadedParam& param : params) list.push_back({{"name", param.name}, {"type", TypeText(param, module)}});
   return list;
 }
 
@@ -84,23 +66,22 @@ PerLayer CountPerLayer(const fbs::Metadata& meta) {
   return {steps / layers, barriers / layers};
 }
 
-Json EntriesOf(const fbs::Metadata& meta) {
+Json EntriesOf(const CompiledModule& module) {
   Json entries = Json::array();
-  for (const fbs::Entry* entry : *meta.entries()) {
+  for (const LoadedEntry& entry : module.entries()) {
     Json states = Json::array();
-    for (const fbs::State* state : *entry->states()) {
-      states.push_back({{"name", Text(state->name())},
-                        {"type", absl::StrCat(Text(state->dtype()), "[", absl::StrJoin(*state->dims(), ","), "]")},
-                        {"bytes", state->bytes()}});
+    for (const LoadedState& state : entry.states) {
+      states.push_back({{"name", state.name},
+                        {"type", absl::StrCat(state.dtype, "[", absl::StrJoin(state.dims, ","), "]")},
+                        {"bytes", state.bytes}});
     }
-    int barriers = 0;
-    for (const fbs::Step* step : *entry->steps()) barriers += step->barrier();
-    entries.push_back({{"name", Text(entry->name())},
-                       {"inputs", ParamsOf(*entry->inputs(), meta)},
-                       {"outputs", ParamsOf(*entry->outputs(), meta)},
-                       {"states", states},
-                       {"steps", entry->steps()->size()},
-                       {"barriers", barriers}});
+    entries.push_back(
+        {{"name", entry.name},
+         {"inputs", ParamsOf(entry.inputs, module)},
+         {"outputs", ParamsOf(entry.outputs, module)},
+         {"states", states},
+         {"steps", entry.steps.size()},
+         {"barriers", std::count_if(entry.steps.begin(), entry.steps.end(), [](const auto& s) { return s.barrier; })}});
   }
   return entries;
 }
@@ -119,15 +100,6 @@ Json KernelsOf(const fbs::Metadata& meta) {
                        {"steps", used[i]}});
   }
   return kernels;
-}
-
-int64_t KvBytesPerToken(const fbs::Metadata& meta) {
-  const fbs::Entry* entry = DecodeEntry(meta);
-  int64_t bytes = 0;
-  if (entry == nullptr) return bytes;
-  for (const fbs::State* s : *entry->states())
-    bytes += s->bytes() / s->dims()->Get(static_cast<uint32_t>(s->page_axis()));
-  return bytes;
 }
 
 Json ModuleReport(const CompiledModule& module) {
@@ -172,11 +144,11 @@ Json ModuleReport(const CompiledModule& module) {
           {"barriers_per_layer", per_layer.barriers},
           {"arena_bytes", meta.arena_bytes()},
           {"thread_bytes", meta.thread_bytes()},
-          {"kv_bytes_per_token", KvBytesPerToken(meta)},
+          {"kv_bytes_per_token", KvBytesPerToken(module)},
           {"weights_bytes", weights_bytes},
           {"dims", dims},
           {"images", images},
-          {"entries", EntriesOf(meta)},
+          {"entries", EntriesOf(module)},
           {"kernels", KernelsOf(meta)},
           {"weights", weights}};
 }

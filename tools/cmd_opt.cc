@@ -51,6 +51,9 @@ constexpr Listing kListings[] = {
 };
 
 absl::Status Opt(const OptFlags& flags) {
+  if (!flags.list_passes.empty() && !flags.list_ops.empty()) {
+    return absl::OutOfRangeError("give one of --list-passes and --list-ops");
+  }
   for (const Listing& listing : kListings) {
     const std::string& form = flags.*listing.asked;
     if (form.empty()) continue;
@@ -65,6 +68,7 @@ absl::Status Opt(const OptFlags& flags) {
                                               ": opt reads IR text, a file that ends in .sir; `sinter compile ",
                                               flags.input, " --emit=sir` prints a model as one"));
   }
+  SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, {flags.weights}));  // IN.sir may be rewritten in place
   CompileFlags compile = flags.compile;
   if (!compile.passes) compile.passes = "";
   SINTER_ASSIGN_OR_RETURN(Source source, OpenText(flags.input));

@@ -23,11 +23,11 @@ struct PerplexityFlags {
 };
 
 absl::Status Perplexity(PerplexityFlags& flags) {
-  SINTER_RETURN_IF_ERROR(CheckPrompt(flags.prompt));
+  SINTER_ASSIGN_OR_RETURN(const Prompt prompt, ReadPrompt(flags.prompt));
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   SINTER_ASSIGN_OR_RETURN(LanguageModel model,
                           OpenLanguageModel(flags.model, flags.compile, flags.running, flags.command));
-  SINTER_ASSIGN_OR_RETURN(const Windows windows, PromptWindows(flags.prompt, flags.window, flags.model, model.tokenizer,
+  SINTER_ASSIGN_OR_RETURN(const Windows windows, PromptWindows(prompt, flags.window, flags.model, model.tokenizer,
                                                                model.sequence->capacity()));
   const std::unique_ptr<LogitsSource> source = LogitsOf(model);
   LogitsSource* const sources[] = {source.get()};
@@ -40,29 +40,25 @@ absl::Status Perplexity(PerplexityFlags& flags) {
   const Estimate perplexity = Exponential(nll);
   const double tokens_per_s = static_cast<double>(windows.ids.size()) / seconds;
   if (flags.format == "json") {
-    const Json json = {{"model", flags.model},
-                       {"flags", model.module->metadata().options()->str()},
-                       {"target", std::string(model.module->target())},
-                       {"threads", flags.running.threads},
-                       {"text_tokens", windows.text_tokens},
-                       {"window", windows.window},
-                       {"windows", windows.count()},
-                       {"bos", windows.bos ? Json(*windows.bos) : Json()},
-                       {"count", flags.window.count},
-                       {"positions", nll.count()},
-                       {"perplexity", perplexity.value},
-                       {"perplexity_error", perplexity.error},
-                       {"nll", nll.mean()},
-                       {"nll_error", nll.error()},
-                       {"tokens_per_s", tokens_per_s}};
+    Json json = {{"model", flags.model},
+                 {"flags", model.module->metadata().options()->str()},
+                 {"target", std::string(model.module->target())},
+                 {"threads", flags.running.threads}};
+    json.update(ToJson(windows, flags.window));
+    json.update(Json{{"positions", nll.count()},
+                     {"perplexity", perplexity.value},
+                     {"perplexity_error", perplexity.error},
+                     {"nll", nll.mean()},
+                     {"nll_error", nll.error()},
+                     {"tokens_per_s", tokens_per_s}});
     return WriteResult("", JsonText(json));
   }
   return WriteResult(
       "", absl::StrFormat("| model | window | windows | positions | perplexity | error | nll | error | tokens/s |\n"
                           "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
                           "| %s | %d | %d | %d | %.4f | %.4f | %.5f | %.5f | %.1f |\n",
-                          flags.model, windows.window, windows.count(), nll.count(), perplexity.value, perplexity.error,
-                          nll.mean(), nll.error(), tokens_per_s));
+                          MarkdownCell(flags.model), windows.window, windows.count(), nll.count(), perplexity.value,
+                          perplexity.error, nll.mean(), nll.error(), tokens_per_s));
 }
 
 }  // namespace

@@ -59,7 +59,9 @@ absl::Status WriteLogits(const RunFlags& flags, const LanguageModel& model, absl
 }
 
 absl::Status Run(RunFlags& flags) {
-  SINTER_RETURN_IF_ERROR(CheckPrompt(flags.prompt));
+  SINTER_ASSIGN_OR_RETURN(const Prompt given, ReadPrompt(flags.prompt));
+  SINTER_RETURN_IF_ERROR(Sampler::Create(flags.sampler, /*vocab_size=*/1).status());
+  SINTER_RETURN_IF_ERROR(CheckOutput(flags.logits, {flags.model, flags.prompt.file.value_or("")}));
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   SINTER_ASSIGN_OR_RETURN(const LanguageModel model,
                           OpenLanguageModel(flags.model, flags.compile, flags.running, flags.command));
@@ -67,10 +69,10 @@ absl::Status Run(RunFlags& flags) {
   Workspace& workspace = *model.workspace;
   Sequence& sequence = *model.sequence;
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
-                          PromptIds(flags.prompt, flags.model, tokenizer, /*special=*/true));
+                          PromptIds(given, flags.model, tokenizer, /*special=*/true));
   if (static_cast<int64_t>(prompt.size()) > sequence.capacity()) {
     return absl::OutOfRangeError(absl::StrCat("the prompt has ", prompt.size(), " tokens, the context ",
-                                              sequence.capacity(), "; shorten it, or give more with --ctx=N"));
+                                              sequence.capacity(), "; shorten it", MoreContext(flags.model)));
   }
   if (!flags.logits.empty()) SINTER_RETURN_IF_ERROR(WriteLogits(flags, model, prompt));
   if (flags.tokens == 0) return absl::OkStatus();
@@ -96,7 +98,7 @@ absl::Status Run(RunFlags& flags) {
   std::printf("\n");
   SINTER_RETURN_IF_ERROR(FlushStdout());
   if (reason == StopReason::kContextFull) {
-    Note(absl::StrCat("stopped: the context of ", sequence.capacity(), " positions is full; --ctx=N gives more"));
+    Note(absl::StrCat("stopped: the context of ", sequence.capacity(), " positions is full", MoreContext(flags.model)));
   }
   return absl::OkStatus();
 }
@@ -111,20 +113,27 @@ void AddRun(CLI::App& program, Action& action) {
   verb->add_option("-n", flags->tokens, "Tokens to generate")->type_name("N")->check(AtLeast(0))->capture_default_str();
   verb->add_option("--temp", flags->sampler.temperature, "Temperature; 0 always takes the likeliest token")
       ->type_name("F")
+      ->check(FiniteFrom(0))
       ->capture_default_str();
   verb->add_option("--top-k", flags->sampler.top_k, "Keep the K likeliest tokens; 0 keeps all")
       ->type_name("N")
+      ->check(AtLeast(0))
       ->capture_default_str();
   verb->add_option("--top-p", flags->sampler.top_p, "Keep the likeliest tokens that together reach this probability")
       ->type_name("F")
+      ->check(FiniteFrom(0))
       ->capture_default_str();
   verb->add_option("--min-p", flags->sampler.min_p, "Keep tokens at least this likely relative to the likeliest")
       ->type_name("F")
+      ->check(FiniteFrom(0))
       ->capture_default_str();
   verb->add_option("--repeat-penalty", flags->sampler.repeat_penalty, "Penalty on the last 64 tokens; 1 is none")
       ->type_name("F")
+      ->check(FiniteFrom(0))
       ->capture_default_str();
-  verb->add_option("--seed", flags->seed, "Seed of the sampler (default: random, and printed)")->type_name("N");
+  verb->add_option("--seed", flags->seed, "Seed of the sampler (default: random, and printed)")
+      ->type_name("N")
+      ->check(Unsigned());
   verb->add_flag("--ignore-eos", flags->ignore_eos, "Go on after an end token");
   verb->add_flag("--print-ids", flags->print_ids, "Print token ids, separated by spaces, in place of text");
   verb->add_option("--logits", flags->logits,

@@ -2,22 +2,21 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/file.h"
 #include "base/status.h"
 #include "frontend/presets.h"
 #include "frontend/tokenizer_data.h"
 #include "runtime/module.h"
 #include "tools/command.h"
-#include "tools/compile_flags.h"
 #include "tools/compile_source.h"
 #include "tools/console.h"
+#include "tools/prompt.h"
 
 namespace sinter {
 namespace {
 
 struct TokenizeFlags {
   std::string model;
-  std::optional<std::string> prompt, prompt_file;
+  PromptFlags text;
   bool no_special = false;
 };
 
@@ -35,19 +34,16 @@ absl::StatusOr<TokenizerData> ReadVocabulary(const std::string& path) {
 }
 
 absl::Status Tokenize(const TokenizeFlags& flags) {
-  if (flags.prompt.has_value() == flags.prompt_file.has_value()) {
+  if (flags.text.text.has_value() == flags.text.file.has_value()) {
     return absl::OutOfRangeError("give the text with one of -p and -f");
   }
+  SINTER_ASSIGN_OR_RETURN(const Prompt prompt, ReadPrompt(flags.text));
   SINTER_ASSIGN_OR_RETURN(TokenizerData data, ReadVocabulary(flags.model));
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Create(std::move(data));
   if (!tokenizer.ok()) {
     return absl::Status(tokenizer.status().code(), absl::StrCat(flags.model, ": ", tokenizer.status().message()));
   }
-  std::string text = flags.prompt.value_or("");
-  if (flags.prompt_file) {
-    SINTER_ASSIGN_OR_RETURN(text, ReadFile(*flags.prompt_file));
-  }
-  SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(text, !flags.no_special));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(prompt.text, !flags.no_special));
   return WriteResult("", absl::StrCat(absl::StrJoin(ids, " "), "\n"));
 }
 
@@ -57,8 +53,7 @@ void AddTokenize(CLI::App& program, Action& action) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* verb = program.add_subcommand("tokenize", "Print the token ids of a text, separated by spaces");
   verb->add_option("MODEL", flags->model, "A .gguf (a vocabulary is enough) or a .sinter")->required();
-  AddText(*verb, "-p,--prompt", flags->prompt, "The text, byte for byte; may be empty")->type_name("TEXT");
-  AddText(*verb, "-f,--file", flags->prompt_file, "A file with the text, byte for byte")->type_name("FILE");
+  AddTextFlags(*verb, flags->text, "text");
   verb->add_flag("--no-special", flags->no_special, "Neither add special tokens nor read them in the text");
   verb->callback([flags, &action] { action.run = [flags] { return Tokenize(*flags); }; });
 }

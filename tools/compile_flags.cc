@@ -1,6 +1,7 @@
 #include "tools/compile_flags.h"
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 
 #include "absl/strings/numbers.h"
@@ -45,6 +46,26 @@ CLI::Validator AtLeast(int64_t min) {
         int64_t value;
         if (absl::SimpleAtoi(text, &value) && value >= min) return std::string();
         return absl::StrCat("found \"", text, "\", expected an integer from ", min, " on");
+      },
+      "");
+}
+
+CLI::Validator FiniteFrom(double min) {
+  return CLI::Validator(
+      [min](const std::string& text) {
+        double value;
+        if (absl::SimpleAtod(text, &value) && std::isfinite(value) && value >= min) return std::string();
+        return absl::StrCat("found \"", text, "\", expected a number from ", min, " on");
+      },
+      "");
+}
+
+CLI::Validator Unsigned() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        uint64_t value;
+        if (absl::SimpleAtoi(text, &value)) return std::string();
+        return absl::StrCat("found \"", text, "\", expected an integer from 0 to ", UINT64_MAX);
       },
       "");
 }
@@ -148,6 +169,20 @@ void AddMemoryFlags(CLI::App& app, MemoryFlags& flags) {
   app.add_flag("--perf-map", flags.perf_map, "Write /tmp/perf-PID.map, from which perf knows kernels by name");
 }
 
+namespace {
+
+// What chooses the context of a model; "" of IR text, which states it.
+const char* ContextChoice(const std::string& path) {
+  return IsText(path) ? "" : IsCompiled(path) ? "module compiled with --ctx" : "--ctx";
+}
+
+}  // namespace
+
+std::string MoreContext(const std::string& path) {
+  if (IsText(path)) return "";
+  return absl::StrCat("; ", IsCompiled(path) ? "a " : "", ContextChoice(path), "=N gives more");
+}
+
 absl::StatusOr<MemoryNeed> Prepare(const CompiledModule& module, const std::string& path, const MemoryFlags& flags,
                                    int threads, absl::Span<const MemoryNeed> beside) {
   const bool in_memory = !IsCompiled(path) && module.path() == path;  // otherwise a file, or the cache's file of it
@@ -155,8 +190,7 @@ absl::StatusOr<MemoryNeed> Prepare(const CompiledModule& module, const std::stri
                               flags.huge_pages ? WeightsPlace::kCopy
                               : in_memory      ? WeightsPlace::kMemory
                                                : WeightsPlace::kFile);
-  const char* const change = IsText(path) ? "" : IsCompiled(path) ? "module compiled with --ctx" : "--ctx";
-  SINTER_RETURN_IF_ERROR(CheckMemory(path, need, MemoryLimits(), change, beside));
+  SINTER_RETURN_IF_ERROR(CheckMemory(path, need, MemoryLimits(), ContextChoice(path), beside));
   if (flags.perf_map) SINTER_RETURN_IF_ERROR(module.WritePerfMap());
   if (flags.huge_pages) SINTER_RETURN_IF_ERROR(module.MoveWeightsToHugePages(threads));
   need.weights = WeightsPlace::kMemory;

@@ -46,8 +46,11 @@ CLI::Option* AddText(CLI::App& app, const std::string& names, std::optional<std:
 CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::string>& values,
                      const std::string& help);
 
-// Refuses what is no integer from `min` on.
+// Refuse what is no integer, or no finite number, from `min` on; an empty value is none.
 CLI::Validator AtLeast(int64_t min);
+CLI::Validator FiniteFrom(double min);
+// Refuses what is no integer of 64 bits from 0 on.
+CLI::Validator Unsigned();
 
 // --target, --passes and the instruments.
 void AddPassFlags(CLI::App& app, CompileFlags& flags);
@@ -74,6 +77,9 @@ void AddMemoryFlags(CLI::App& app, MemoryFlags& flags);
 // them.
 absl::StatusOr<MemoryNeed> Prepare(const CompiledModule& module, const std::string& path, const MemoryFlags& flags,
                                    int threads, absl::Span<const MemoryNeed> beside = {});
+
+// "; --ctx=N gives more", or what else gives the model at `path` a longer context; "" where nothing does.
+std::string MoreContext(const std::string& path);
 
 // --pin: which CPUs the threads get.
 struct PinFlag {

@@ -1,6 +1,11 @@
 #include "tools/compile_source.h"
 
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -11,12 +16,31 @@
 #include "ir/text.h"
 #include "passes/plan_check.h"
 #include "runtime/cpu.h"
+#include "runtime/module_format.h"
 #include "tools/console.h"
 
 namespace sinter {
 
-bool IsCompiled(const std::string& path) { return absl::EndsWith(path, ".sinter"); }
+bool IsCompiled(const std::string& path) {
+  if (absl::EndsWith(path, ".sinter")) return true;
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return false;  // reading a pipe would take from it
+  char magic[sizeof kModuleMagic] = {};
+  std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
+  return std::equal(std::begin(magic), std::end(magic), kModuleMagic);
+}
+
 bool IsText(const std::string& path) { return absl::EndsWith(path, ".sir") || path == "-"; }
+
+void NoteCompiled(const std::string& path, const CompileFlags& flags, const CompileFlags& defaults) {
+  if (flags.Canonical() == defaults.Canonical() && !flags.WatchesPasses()) return;
+  Note(absl::StrCat(path, " is compiled already: flags that shape code or watch passes have no effect on it"));
+}
+
+absl::Status CheckWeightsFlag(const std::string& path, const std::string& weights_path) {
+  if (weights_path.empty() || IsText(path)) return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat("--weights replaces the weights that IR text names; ", path, " is none"));
+}
 
 namespace {
 
@@ -47,7 +71,7 @@ std::string TargetsFor(const Source& source, const CompileFlags& flags) {
 
 absl::StatusOr<Source> OpenText(const std::string& path) {
   Source source;
-  source.path = path == "-" ? "/dev/stdin" : path;
+  source.path = InputPath(path);
   SINTER_ASSIGN_OR_RETURN(const std::string text, ReadFile(source.path));
   SINTER_ASSIGN_OR_RETURN(source.module, Parse(text, source.path));
   source.user_plan = source.module->stage == Stage::kPlanned;
@@ -71,6 +95,7 @@ absl::StatusOr<Source> OpenSource(const std::string& path, const CompileFlags& f
     }
     return source;
   }
+  SINTER_RETURN_IF_ERROR(CheckWeightsFlag(path, weights_path));
   Source source;
   source.path = path;
   ImportOptions options;
@@ -238,9 +263,7 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> CompileInMemory(Source& so
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::string& path, const CompileFlags& flags,
                                                                      const std::string& command) {
   if (IsCompiled(path)) {
-    if (flags.Canonical() != CompileFlags().Canonical()) {
-      Note(absl::StrCat(path, " is compiled already: flags that shape code have no effect on it"));
-    }
+    NoteCompiled(path, flags);
     return CompiledModule::Open(path, flags.target == "native" ? "" : flags.target);
   }
   const std::jthread prepares = PrepareToCompile();
@@ -273,6 +296,16 @@ void NoteContext(const CompiledModule& module, const CompileFlags& flags) {
     const LoadedState& state = entry.states[0];
     return NoteContext(state.dims[static_cast<size_t>(state.page_axis)], trained, flags);
   }
+}
+
+int64_t KvBytesPerToken(const CompiledModule& module) {
+  const std::vector<LoadedEntry>& entries = module.entries();
+  auto entry = std::find_if(entries.begin(), entries.end(), [](const LoadedEntry& e) { return e.name == "main"; });
+  if (entry == entries.end()) entry = entries.begin();
+  int64_t bytes = 0;
+  if (entry == entries.end()) return bytes;
+  for (const LoadedState& s : entry->states) bytes += s.bytes / s.dims[static_cast<size_t>(s.page_axis)];
+  return bytes;
 }
 
 }  // namespace sinter

@@ -75,7 +75,16 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::
 void NoteContext(const Source& source, const CompileFlags& flags);
 void NoteContext(const CompiledModule& module, const CompileFlags& flags);
 
+// The size of all states of a language model over their positions; 0 without any.
+int64_t KvBytesPerToken(const CompiledModule& module);
+
+// A path that ends in .sinter, or a file that begins as compiled modules do.
 bool IsCompiled(const std::string& path);
 bool IsText(const std::string& path);
+
+// Says on stderr that a compiled module stays as it is, when the flags ask for more than `defaults`, those of the verb.
+void NoteCompiled(const std::string& path, const CompileFlags& flags, const CompileFlags& defaults = {});
+// kOutOfRange for --weights of anything but IR text.
+absl::Status CheckWeightsFlag(const std::string& path, const std::string& weights_path);
 
 }  // namespace sinter

@@ -1,5 +1,6 @@
 #include "tools/console.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "base/escape.h"
 #include "base/file.h"
 
@@ -18,6 +20,20 @@ void Note(absl::string_view text) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
   const std::string shown = EscapedLines(text);
   std::fprintf(stderr, "%ssinter: %s\n", terminal ? "\r\x1b[K" : "", shown.c_str());
+}
+
+std::string MarkdownCell(absl::string_view text) { return absl::StrReplaceAll(Escaped(text), {{"|", "\\|"}}); }
+
+std::string InputPath(const std::string& argument) { return argument == "-" ? "/dev/stdin" : argument; }
+
+absl::Status CheckOutput(const std::string& output, absl::Span<const std::string> inputs) {
+  struct stat out, in;
+  if (stat(output.c_str(), &out) != 0 || !S_ISREG(out.st_mode)) return absl::OkStatus();
+  for (const std::string& input : inputs) {
+    if (stat(InputPath(input).c_str(), &in) != 0 || in.st_dev != out.st_dev || in.st_ino != out.st_ino) continue;
+    return absl::OutOfRangeError(absl::StrCat(output, ": this output is the input ", input, "; give it another name"));
+  }
+  return absl::OkStatus();
 }
 
 namespace {

@@ -7,12 +7,22 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace sinter {
 
 // A message on stderr, after any progress line. Whatever it quotes of files, no control character comes through but
 // line ends (base/escape.h).
 void Note(absl::string_view text);
+
+// What a file says of itself, or its name, as a cell of a table in Markdown.
+std::string MarkdownCell(absl::string_view text);
+
+// The file that an argument names: - is stdin.
+std::string InputPath(const std::string& argument);
+// kOutOfRange when `output` is one of the files that are read, whatever it is called, and would be replaced. What names
+// no file, "" or a preset, is none.
+absl::Status CheckOutput(const std::string& output, absl::Span<const std::string> inputs);
 
 // Writes a result to the file, whole or not at all, or to stdout when `path` is "".
 absl::Status WriteResult(const std::string& path, absl::string_view text);

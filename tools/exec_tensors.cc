@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/checked.h"
 #include "base/limits.h"
 #include "base/status.h"
@@ -94,11 +95,7 @@ std::string DimText(const DimSum& sum, const CompiledModule& module) {
 }
 
 std::string ParamText(const LoadedParam& param, const CompiledModule& module) {
-  return absl::StrCat(
-      "%", param.name, ": ", param.dtype, "[",
-      absl::StrJoin(param.dims, ",",
-                    [&](std::string* out, const DimSum& dim) { absl::StrAppend(out, DimText(dim, module)); }),
-      "]");
+  return absl::StrCat("%", param.name, ": ", TypeText(param, module));
 }
 
 absl::StatusOr<std::vector<uint8_t>> BytesOf(const Tensor& tensor) {
@@ -124,6 +121,12 @@ absl::Status CheckStepInputs(const LoadedEntry& entry, const Workspace& workspac
 }
 
 }  // namespace
+
+std::string TypeText(const LoadedParam& param, const CompiledModule& module) {
+  const std::string dims = absl::StrJoin(
+      param.dims, ",", [&](std::string* out, const DimSum& dim) { absl::StrAppend(out, DimText(dim, module)); });
+  return absl::StrCat(param.dtype, "[", dims, "]");
+}
 
 absl::StatusOr<const Graph*> ChooseGraph(const Module& module, const std::string& name) {
   std::vector<std::string> entries;
@@ -170,7 +173,8 @@ absl::StatusOr<std::vector<Tensor>> BindInputs(const Graph& graph, const NamedTe
     bound[id] = value;
   }
   if (const absl::Status status = BindDims(graph, args, bound); !status.ok()) {
-    return absl::OutOfRangeError(absl::StrCat("@", graph.name(), ": ", status.message()));
+    const std::string name = absl::StrCat("@", graph.name(), ": ");  // which most of its messages begin with
+    return absl::OutOfRangeError(absl::StrCat(name, absl::StripPrefix(status.message(), name)));
   }
   for (size_t i = 0; i < args.size(); ++i) {
     if (!IsInt(args[i].dtype)) continue;

@@ -21,6 +21,9 @@ namespace sinter {
 using NamedTensors = std::map<std::string, Tensor>;
 using NamedDims = std::map<std::string, int64_t>;
 
+// The type of a compiled parameter: "f32[T,4]".
+std::string TypeText(const LoadedParam& param, const CompiledModule& module);
+
 // A result: what the graph returns, or a state after the run.
 struct ExecResult {
   std::string name;   // of the value that is returned

@@ -1,4 +1,4 @@
-// Reports for machines: JSON, as `inspect --json`, `bench --json`, `perplexity` and `compare` print it.
+// Reports for machines: JSON, as `inspect --json`, `-o json` of `bench`, `perplexity` and `compare` print it.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <numeric>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "tools/compile_source.h"
@@ -22,10 +24,17 @@ void AddRunningFlags(CLI::App& app, RunningFlags& flags) {
       ->check(AtLeast(1));
   AddPinFlag(app, flags.pin);
   app.add_flag("--no-cache", flags.no_cache, "Do not look for this model compiled before, nor keep it");
-  app.add_option("--cache-size", flags.cache_bytes,
-                 "How much the compiled models in $XDG_CACHE_HOME/sinter, or ~/.cache/sinter, may take, as in 500MB or "
-                 "20GB; those used longest ago go (default: 20GB, and at most half of the disk's free space)")
+  app.add_option(
+         "--cache-size", flags.cache_bytes,
+         "How much the compiled models in $XDG_CACHE_HOME/sinter, or ~/.cache/sinter, may take, as in 500MB or "
+         "20GB; those used longest ago go; 0 keeps none (default: 20GB, and at most half of the disk's free space)")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(CLI::Validator(  // comes before the one above, which takes a sign and no value for one
+          [](const std::string& text) {
+            if (!text.empty() && absl::ascii_isdigit(static_cast<unsigned char>(text[0]))) return std::string();
+            return absl::StrCat("found \"", text, "\", expected a size, as in 500MB");
+          },
+          ""))
       ->type_name("SIZE");
   AddMemoryFlags(app, flags.memory);
 }
@@ -42,8 +51,11 @@ absl::Status ChooseThreads(RunningFlags& flags) {
 namespace {
 
 absl::StatusOr<Tokenizer> TokenizerOf(const CompiledModule& module) {
-  SINTER_ASSIGN_OR_RETURN(TokenizerData data, module.tokenizer());
-  return Tokenizer::Create(std::move(data));
+  absl::StatusOr<TokenizerData> data = module.tokenizer();
+  if (data.ok()) return Tokenizer::Create(*std::move(data));
+  // Who shows the error names the model.
+  return absl::Status(data.status().code(),
+                      absl::StripPrefix(data.status().message(), absl::StrCat(module.path(), ": ")));
 }
 
 class ModelLogits : public LogitsSource {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,7 @@ namespace sinter {
 struct RunningFlags {
   int threads = 0;  // 0: what the process may use
   bool no_cache = false;
-  uint64_t cache_bytes = 0;
+  std::optional<uint64_t> cache_bytes;  // none: the default
   MemoryFlags memory;
   PinFlag pin;
 };

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -40,12 +41,6 @@ int Main(int argc, char** argv) {
   program.name("sinter");
   program.require_subcommand(0, 1);
   program.set_version_flag("--version", absl::StrCat("sinter ", SINTER_VERSION));
-  program.footer(
-      "MODEL is a .gguf file, a compiled .sinter, or preset:NAME. `sinter VERB --help` describes a verb.\n"
-      "Results go to stdout, everything else to stderr.\n"
-      "Exit codes: 0 ok, 1 comparison failed, 2 usage, 3 unsupported model or op, 4 malformed input,\n"
-      "5 module or code generator does not fit this CPU or version, 6 out of resources, 70 internal error;\n"
-      "130 and 143: stopped by ctrl-C and by SIGTERM.");
   Action action;
   action.command_line = Quoted(argc, argv);
   AddCompile(program, action);
@@ -57,6 +52,12 @@ int Main(int argc, char** argv) {
   AddTokenize(program, action);
   AddOpt(program, action);
   AddExec(program, action);
+  program.footer(  // after the verbs, which would inherit it
+      "MODEL is a .gguf file, a compiled .sinter, or preset:NAME. `sinter VERB --help` describes a verb.\n"
+      "Results go to stdout, everything else to stderr.\n"
+      "Exit codes: 0 ok, 1 comparison failed, 2 usage, 3 unsupported model or op, 4 malformed input,\n"
+      "5 module or code generator does not fit this CPU or version, 6 out of resources, 70 internal error;\n"
+      "129, 130 and 143: stopped by SIGHUP, by ctrl-C and by SIGTERM.");
   absl::Status status;
   try {
     program.parse(ReversedArguments({argv + 1, argv + argc}));
@@ -66,6 +67,8 @@ int Main(int argc, char** argv) {
       status = WriteResult("", program.help());
     }
   } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("out of memory");
+  } catch (const std::length_error&) {  // of a container that would be larger than memory can be
     status = absl::ResourceExhaustedError("out of memory");
   } catch (const std::system_error& error) {  // of std::thread
     status = absl::ResourceExhaustedError(absl::StrCat("cannot start a thread: ", error.what()));
@@ -94,8 +97,11 @@ int main(int argc, char** argv) {
   sinter::TakeSignals();
   try {
     return sinter::Main(argc, argv);
-  } catch (const std::exception&) {  // before there were verbs, or while an error was told
+  } catch (const std::bad_alloc&) {  // before there were verbs, or while an error was told
     std::fputs("sinter: error: out of memory\n", stderr);
     return 6;
+  } catch (const std::exception& error) {
+    sinter::Note(absl::StrCat("internal error: ", error.what()));
+    return 70;
   }
 }

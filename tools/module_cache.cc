@@ -133,7 +133,7 @@ absl::StatusOr<CacheKey> CacheKeyOf(const std::string& model, const CompileFlags
   return key;
 }
 
-absl::StatusOr<ModuleCache> ModuleCache::Open(uint64_t max_bytes) {
+absl::StatusOr<ModuleCache> ModuleCache::Open(std::optional<uint64_t> max_bytes) {
   const std::string folder = FolderFromEnvironment();
   if (folder.empty()) return absl::FailedPreconditionError("neither XDG_CACHE_HOME nor HOME names a folder for it");
   const std::string path = folder.substr(0, folder.size() - 1);
@@ -187,7 +187,7 @@ ModuleCache::Usage ModuleCache::usage() const {
   std::error_code error;
   const fs::space_info space = fs::space(folder_, error);
   const uint64_t room = used + (error ? 0 : space.available);
-  return {used, max_bytes_ != 0 ? std::min(max_bytes_, room) : std::min(kMostBytes, room / 2)};
+  return {used, max_bytes_ ? std::min(*max_bytes_, room) : std::min(kMostBytes, room / 2)};
 }
 
 absl::Status ModuleCache::MakeRoom(const CacheKey& key, uint64_t bytes) const {
@@ -244,7 +244,8 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> Keep(const ModuleCache& ca
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenThroughCache(const std::string& path,
-                                                                       const CompileFlags& flags, uint64_t max_bytes,
+                                                                       const CompileFlags& flags,
+                                                                       std::optional<uint64_t> max_bytes,
                                                                        const std::string& command) {
   const bool is_file = !IsCompiled(path) && !IsText(path) && !absl::StartsWith(path, kPresetPrefix);
   if (!is_file || flags.WatchesPasses()) return OpenExecutable(path, flags, command);

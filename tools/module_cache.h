@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -38,9 +39,9 @@ class ModuleCache {
   // Of the disk's free space, the cache included, it takes half, and no more than this, unless --cache-size says so.
   static constexpr uint64_t kMostBytes = uint64_t{20'000'000'000};
 
-  // The folder is made where it is not there. `max_bytes` 0: as kMostBytes says. kFailedPrecondition when the folder is
-  // open to others or there is no home for it, kNotFound when it cannot be made.
-  static absl::StatusOr<ModuleCache> Open(uint64_t max_bytes);
+  // The folder is made where it is not there. Without `max_bytes`: as kMostBytes says. kFailedPrecondition when the
+  // folder is open to others or there is no home for it, kNotFound when it cannot be made.
+  static absl::StatusOr<ModuleCache> Open(std::optional<uint64_t> max_bytes);
 
   std::string PathOf(const CacheKey& key) const { return folder_ + key.file; }
   // Null when there is none that can be used; one that is damaged is removed.
@@ -55,15 +56,17 @@ class ModuleCache {
   Usage usage() const;
 
  private:
-  ModuleCache(std::string folder, uint64_t max_bytes) : folder_(std::move(folder)), max_bytes_(max_bytes) {}
+  ModuleCache(std::string folder, std::optional<uint64_t> max_bytes)
+      : folder_(std::move(folder)), max_bytes_(max_bytes) {}
   std::string folder_;  // ends in a slash
-  uint64_t max_bytes_;
+  std::optional<uint64_t> max_bytes_;
 };
 
 // OpenExecutable, by way of the cache where `path` is a model file. What keeps a module out of the cache (a full disk,
 // a folder that cannot be written) is said in one line on stderr and costs nothing but the cache.
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenThroughCache(const std::string& path,
-                                                                       const CompileFlags& flags, uint64_t max_bytes,
+                                                                       const CompileFlags& flags,
+                                                                       std::optional<uint64_t> max_bytes,
                                                                        const std::string& command);
 
 }  // namespace sinter

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -27,6 +28,10 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
   return ids;
 }
 
+absl::Status EmptyPrompt() {
+  return absl::OutOfRangeError("the prompt is empty: give one with -p, -f or --prompt-ids");
+}
+
 int64_t FirstCounted(const WindowFlags& flags, int64_t window) { return flags.count == "half" ? window / 2 : 0; }
 
 // A mean of one value has no error.
@@ -41,35 +46,46 @@ int64_t LeastWindow(const WindowFlags& flags) {
 
 }  // namespace
 
-void AddPromptFlags(CLI::App& app, PromptFlags& flags, const std::string& what) {
+void AddTextFlags(CLI::App& app, PromptFlags& flags, const std::string& what) {
   AddText(app, "-p,--prompt", flags.text, absl::StrCat("The ", what, ", byte for byte"))->type_name("TEXT");
-  AddText(app, "-f,--file", flags.file, absl::StrCat("A file with the ", what, ", byte for byte"))->type_name("FILE");
+  AddText(app, "-f,--file", flags.file, absl::StrCat("A file with the ", what, ", byte for byte; - is stdin"))
+      ->type_name("FILE");
+}
+
+void AddPromptFlags(CLI::App& app, PromptFlags& flags, const std::string& what) {
+  AddTextFlags(app, flags, what);
   AddText(app, "--prompt-ids", flags.ids, absl::StrCat("The ", what, " as token ids: 1,2,3; nothing is added to them"))
       ->type_name("IDS");
 }
 
-absl::Status CheckPrompt(const PromptFlags& flags) {
-  if (flags.text.has_value() + flags.file.has_value() + flags.ids.has_value() <= 1) return absl::OkStatus();
-  return absl::OutOfRangeError("give one of -p, -f and --prompt-ids");
+absl::StatusOr<Prompt> ReadPrompt(const PromptFlags& flags) {
+  if (flags.text.has_value() + flags.file.has_value() + flags.ids.has_value() > 1) {
+    return absl::OutOfRangeError("give one of -p, -f and --prompt-ids");
+  }
+  Prompt prompt;
+  if (flags.ids) {
+    SINTER_ASSIGN_OR_RETURN(prompt.ids, ParseIds(*flags.ids));
+    if (prompt.ids.empty()) return EmptyPrompt();
+  } else if (flags.file) {
+    SINTER_ASSIGN_OR_RETURN(prompt.text, ReadFile(InputPath(*flags.file)));
+  } else {
+    prompt.text = flags.text.value_or("");
+  }
+  return prompt;
 }
 
-absl::StatusOr<std::vector<int32_t>> PromptIds(const PromptFlags& flags, const std::string& model,
+absl::StatusOr<std::vector<int32_t>> PromptIds(const Prompt& prompt, const std::string& model,
                                                const absl::StatusOr<Tokenizer>& tokenizer, bool special) {
-  std::vector<int32_t> ids;
-  if (flags.ids) {
-    SINTER_ASSIGN_OR_RETURN(ids, ParseIds(*flags.ids));
-  } else {
-    std::string text = flags.text.value_or("");
-    if (flags.file) {
-      SINTER_ASSIGN_OR_RETURN(text, ReadFile(*flags.file));
-    }
-    if (!tokenizer.ok()) {
-      return absl::Status(tokenizer.status().code(), absl::StrCat(model, ": ", tokenizer.status().message(),
-                                                                  "; give the prompt as token ids with --prompt-ids"));
-    }
-    SINTER_ASSIGN_OR_RETURN(ids, tokenizer->Encode(text, special));
+  if (!prompt.ids.empty()) return prompt.ids;
+  if (!tokenizer.ok()) {
+    const absl::string_view why = tokenizer.status().message();
+    const bool advises = absl::StrContains(why, "--prompt-ids");
+    return absl::Status(
+        tokenizer.status().code(),
+        absl::StrCat(model, ": ", why, advises ? "" : "; give the prompt as token ids with --prompt-ids"));
   }
-  if (ids.empty()) return absl::OutOfRangeError("the prompt is empty: give one with -p, -f or --prompt-ids");
+  SINTER_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer->Encode(prompt.text, special));
+  if (ids.empty()) return EmptyPrompt();
   return ids;
 }
 
@@ -87,11 +103,19 @@ void AddWindowFlags(CLI::App& app, WindowFlags& flags) {
       ->capture_default_str();
 }
 
-absl::StatusOr<Windows> PromptWindows(const PromptFlags& prompt, const WindowFlags& flags, const std::string& model,
+Json ToJson(const Windows& windows, const WindowFlags& flags) {
+  return {{"text_tokens", windows.text_tokens},
+          {"window", windows.window},
+          {"windows", windows.count()},
+          {"bos", windows.bos ? Json(*windows.bos) : Json()},
+          {"count", flags.count}};
+}
+
+absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& flags, const std::string& model,
                                       const absl::StatusOr<Tokenizer>& tokenizer, int64_t capacity) {
   Windows windows;
   SINTER_ASSIGN_OR_RETURN(windows.ids, PromptIds(prompt, model, tokenizer, /*special=*/false));
-  if (!prompt.ids && tokenizer->data().add_bos && tokenizer->data().bos) {
+  if (prompt.ids.empty() && tokenizer->data().add_bos && tokenizer->data().bos) {
     windows.bos = tokenizer->data().bos;
     windows.ids.insert(windows.ids.begin(), *windows.bos);
   }
@@ -99,7 +123,7 @@ absl::StatusOr<Windows> PromptWindows(const PromptFlags& prompt, const WindowFla
   const int64_t least = LeastWindow(flags);
   if (flags.window > capacity) {
     return absl::OutOfRangeError(absl::StrCat("--window: ", flags.window, " tokens, but the context has ", capacity,
-                                              " positions; give fewer, or more with --ctx=N"));
+                                              " positions; give fewer", MoreContext(model)));
   }
   if (flags.window != 0 && flags.window < least) {
     return absl::OutOfRangeError(absl::StrCat("--window: ", flags.window, " tokens, expected at least ", least,
@@ -113,7 +137,7 @@ absl::StatusOr<Windows> PromptWindows(const PromptFlags& prompt, const WindowFla
   }
   if (windows.window < least) {
     return absl::OutOfRangeError(
-        absl::StrCat("the context has ", capacity, " positions, expected at least ", least, "; --ctx=N gives more"));
+        absl::StrCat("the context has ", capacity, " positions, expected at least ", least, MoreContext(model)));
   }
   windows.first = FirstCounted(flags, windows.window);
   windows.ids.resize(static_cast<size_t>(windows.text_tokens / windows.window * windows.window));

@@ -1,5 +1,5 @@
-// The token ids that a verb is given, as text (-p), as a file of text (-f) or as themselves (--prompt-ids), and the
-// windows in which perplexity and compare read them. Flags that run shares with these two are declared here.
+// The token ids that a verb is given, as text (-p), as a file of text (-f; - is stdin) or as themselves (--prompt-ids),
+// and the windows in which perplexity and compare read them. Flags that run shares with these two are declared here.
 //
 // The protocol of windows is that of llama.cpp's llama-perplexity, so that figures can be compared:
 //   - text becomes ids without reading control tokens in it, with bos in front where the vocabulary adds one;
@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "tools/json.h"
 #include "tools/language_model.h"
 
 namespace sinter {
@@ -28,12 +29,20 @@ struct PromptFlags {
   std::optional<std::string> text, file, ids;
 };
 void AddPromptFlags(CLI::App& app, PromptFlags& flags, const std::string& what);
-// kOutOfRange when more than one is given.
-absl::Status CheckPrompt(const PromptFlags& flags);
+// -p and -f alone.
+void AddTextFlags(CLI::App& app, PromptFlags& flags, const std::string& what);
+
+// What was given: text, empty without flags, or at least one id.
+struct Prompt {
+  std::string text;
+  std::vector<int32_t> ids;
+};
+// kOutOfRange when more than one is given, or what are no ids; the errors of reading the file.
+absl::StatusOr<Prompt> ReadPrompt(const PromptFlags& flags);
 
 // At least one id. `special`: special tokens are added as the vocabulary says, and read in the text. kOutOfRange
 // without ids; the tokenizer's error, and what to do, where there is none.
-absl::StatusOr<std::vector<int32_t>> PromptIds(const PromptFlags& flags, const std::string& model,
+absl::StatusOr<std::vector<int32_t>> PromptIds(const Prompt& prompt, const std::string& model,
                                                const absl::StatusOr<Tokenizer>& tokenizer, bool special);
 
 struct WindowFlags {
@@ -53,9 +62,11 @@ struct Windows {
   int64_t count() const { return static_cast<int64_t>(ids.size()) / window; }
   int64_t positions() const { return count() * (window - 1 - first); }
 };
+// What a report says of them.
+Json ToJson(const Windows& windows, const WindowFlags& flags);
 // `capacity`: positions of the context. kOutOfRange when the text is too short for two positions that count, or for the
 // window that is asked for, or that window for the context.
-absl::StatusOr<Windows> PromptWindows(const PromptFlags& prompt, const WindowFlags& flags, const std::string& model,
+absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& flags, const std::string& model,
                                       const absl::StatusOr<Tokenizer>& tokenizer, int64_t capacity);
 
 // Rows of logits, one of each source, and the token that comes next.

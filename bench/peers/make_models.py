@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Makes the GGUF models of the measurements: seeded random weights in published shapes.
 
-usage: make_models.py SHAPE KIND OUT.gguf     SHAPE: a row of SHAPES; KIND: f32, f16, q8_0, q4_0
+usage: make_models.py SHAPE KIND OUT.gguf     SHAPE: a row of SHAPES; KIND: f32, f16, bf16
 """
 import itertools
 import os
@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from gguf_writer import F32, GGUF, I32, STR, U32
+from gguf_writer import F32, GGUF, I32, KINDS, STR, U32
 
 SHAPES = {  # arch, layers, width, heads, kv heads, ffn, vocabulary, context
     "smallmind": ("gpt2", 4, 256, 8, 8, 1024, 512, 128),
@@ -19,7 +19,6 @@ SHAPES = {  # arch, layers, width, heads, kv heads, ffn, vocabulary, context
     "tinyllama-1.1b": ("llama", 22, 2048, 32, 4, 5632, 32000, 2048),
     "llama-3.2-1b": ("llama", 16, 2048, 32, 8, 8192, 128256, 131072),
     "llama-2-7b": ("llama", 32, 4096, 32, 32, 11008, 32000, 4096),
-    "qwen2.5-0.5b": ("qwen2", 24, 896, 14, 2, 4864, 151936, 32768),
 }
 
 
@@ -98,8 +97,6 @@ def make(shape, kind, path):
                                ("attn_v", kv_heads * head, width), ("attn_output", width, width),
                                ("ffn_gate", ffn, width), ("ffn_up", ffn, width), ("ffn_down", width, ffn)):
                 weight(block + name, n, k)
-                if arch == "qwen2" and name in ("attn_q", "attn_k", "attn_v"):
-                    bias(block + name, n)
     # Tied embeddings, as the files of these shapes have them, save where the shape is published with a matrix of its own.
     if arch == "gpt2" or shape in ("tinyllama-1.1b", "llama-2-7b"):
         weight("output", vocab, width)
@@ -108,6 +105,6 @@ def make(shape, kind, path):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in SHAPES:
+    if len(sys.argv) != 4 or sys.argv[1] not in SHAPES or sys.argv[2] not in KINDS:
         sys.exit(__doc__.strip() + "\nshapes: " + " ".join(SHAPES))
     make(*sys.argv[1:])
