@@ -97,6 +97,8 @@ absl::StatusOr<OpId> KernelJoiner::Replace(Body body, const std::vector<OpId>& o
 }
 
 absl::StatusOr<OpId> KernelJoiner::Inline(OpId producer, OpId consumer) {
+  // What looks at a state stays before the step that writes it.
+  if (TouchesState(graph_, producer)) return OpId::None();
   Module& module = graph_.module();
   const ops::Kernel first = *graph_.As<ops::Kernel>(producer), second = *graph_.As<ops::Kernel>(consumer);
   const ValueId between = graph_.op(producer).results[0];
