@@ -2,7 +2,8 @@
 //
 // Rows of kSimplifications say what the result of an op equals; constants of at most kMaxFolded elements are computed
 // by the evaluator; ops that say the same of the same operands are shared; what nobody uses is erased; the rules of
-// canonical_forms.cc write what can be written in several ways in one. Nothing touches a state.
+// canonical_forms.cc write what can be written in several ways in one. An op that yields a state stays as it is, and
+// what looks at a state that is overwritten gets no reader in place of a copy.
 #include <algorithm>
 
 #include "absl/base/casts.h"
@@ -179,6 +180,8 @@ absl::StatusOr<bool> SimplifyOps(Graph& graph) {
   for (OpId id : order) {
     SINTER_ASSIGN_OR_RETURN(const ValueId value, Simpler(graph, id));
     if (!value.valid()) continue;
+    // A copy may be read after the state was overwritten, its view not.
+    if (!graph.op(id).def().Has(kView) && LooksAtOverwritten(graph, value)) continue;
     const std::string name = graph.value(graph.op(id).results[0]).name;
     const bool made = graph.value(value).def.valid() && graph.value(value).uses.empty() && !graph.IsResult(value);
     graph.ReplaceUses(graph.op(id).results[0], value);

@@ -36,4 +36,17 @@ bool EraseUnusedBodies(Module& module, const absl::flat_hash_set<GraphId>& bodie
   return changed;
 }
 
+bool LooksAtOverwritten(const Graph& graph, ValueId value) {
+  while (!graph.type(value).state) {
+    const OpId def = graph.value(value).def;
+    if (!def.valid() || !graph.op(def).def().Has(kView)) return false;
+    value = graph.op(def).fields.operands[0];
+  }
+  const auto& uses = graph.value(value).uses;
+  return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
+    const auto consumed = ConsumedOperands(graph, use.op);
+    return std::find(consumed.begin(), consumed.end(), use.operand) != consumed.end();
+  });
+}
+
 }  // namespace sinter
