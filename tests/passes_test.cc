@@ -104,6 +104,21 @@ TEST(DotsToGemm, KeepsABodyThatAnotherLoopUses) {
   EXPECT_EQ(module->entries().size(), 1u);
 }
 
+// Nothing recurses over the depth of a graph.
+TEST(SinkRows, DeepGraphs) {
+  std::string text =
+      "module @m {\n  dim T in 1..8\n  dim L in 1..8\n  graph @main(%v0: f32[T,4], %rows: i32[L]) -> f32[L,4] {\n";
+  constexpr int kOps = 50000;
+  for (int i = 0; i < kOps; ++i) absl::StrAppend(&text, "    %v", i + 1, " = exp %v", i, " : f32[T,4]\n");
+  absl::StrAppend(&text, "    %y = take %v", kOps, ", %rows : f32[L,4]\n    return %y\n  }\n}\n");
+  const auto module = ParseOrDie(text);
+  ASSERT_NE(module, nullptr);
+  PassContext context{{&AllTargets()[0]}};
+  const absl::StatusOr<bool> changed = FindPass("sink-rows")->run(*module, context);
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  EXPECT_TRUE(*changed);
+}
+
 TEST(Specialize, NeedsTokensAndARangeWithOne) {
   for (const char* dims : {"dim N in 1..8", "dim T in 2..8\n  dim N in 1..8", "dim T in 1..8\n  dim N in 1..8"}) {
     const auto module =
