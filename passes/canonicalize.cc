@@ -121,7 +121,7 @@ bool IsSmall(const Type& type) {
 
 bool CanFold(const Graph& graph, const OpData& op) {
   if (op.fields.operands.empty() || op.results.size() != 1 || !IsSmall(graph.type(op.results[0]))) return false;
-  if (op.def().Has(kSource)) return false;
+  if (op.def().Has(kSource) || IsQuantized(graph.type(op.results[0]).dtype)) return false;
   if (op.def().Has(kReduce) && graph.IsResult(op.results[0])) return false;  // the sum that a loop's body must end with
   for (const Attr& attr : op.fields.attrs) {
     if (std::holds_alternative<GraphRef>(attr)) return false;
