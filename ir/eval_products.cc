@@ -231,7 +231,8 @@ absl::Status Eval(const ops::JoinParts& op, EvalContext& ctx) {
   const Tensor &x = ctx.tensor(op.x), &weight = ctx.tensor(op.weight);
   const int64_t parts = weight.dims.back(), width = x.dims.back();
   std::vector<double>& out = ctx.results[0].values;
-  for (int64_t row = 0; row < weight.elems() / parts; ++row) {
+  const int64_t rows = Product(absl::MakeConstSpan(weight.dims).first(weight.dims.size() - 1));
+  for (int64_t row = 0; row < rows; ++row) {
     const auto value = [&](int64_t p, int64_t e) {
       return x.values[static_cast<size_t>((row * parts + p) * width + e)];
     };

@@ -48,6 +48,13 @@ std::string AttrNames(const OpDef& def) {
                        : absl::StrCat(def.name, " has ", absl::StrJoin(names, ", "));
 }
 
+// How many views an op and those under it are.
+int64_t ViewsUpTo(const Graph& graph, OpId op) {
+  int64_t views = 0;
+  for (; op.valid() && graph.op(op).def().Has(kView); op = graph.value(graph.op(op).fields.operands[0]).def) ++views;
+  return views;
+}
+
 // Reads a module in two passes over its graphs: the first makes them by name and notes which graphs each one names, the
 // second fills them, a named graph before those that name it, because inference looks into bodies.
 class Parser {
@@ -372,6 +379,9 @@ absl::Status Parser::ParseOp() {
   const OpData& op = graph_->op(*id);
   if (op.results.size() != results.size()) {
     return in_.Error(at, absl::StrCat("expected ", op.results.size(), " results; found ", results.size()));
+  }
+  if (limits::kViewChain.Exceeded(ViewsUpTo(*graph_, *id))) {
+    return in_.Error(at, absl::StrCat("too many views of views: ", limits::kViewChain.Text()));
   }
   for (size_t i = 0; i < results.size(); ++i) {
     const Result& result = results[i];

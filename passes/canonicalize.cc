@@ -2,7 +2,8 @@
 //
 // Rows of kSimplifications say what the result of an op equals; constants of at most kMaxFolded elements are computed
 // by the evaluator; ops that say the same of the same operands are shared; what nobody uses is erased; the rules of
-// canonical_forms.cc write what can be written in several ways in one. Nothing touches a state.
+// canonical_forms.cc write what can be written in several ways in one. An op that yields a state stays as it is, and
+// what looks at a state that is overwritten gets no reader in place of a copy.
 #include <algorithm>
 
 #include "absl/base/casts.h"
@@ -120,7 +121,7 @@ bool IsSmall(const Type& type) {
 
 bool CanFold(const Graph& graph, const OpData& op) {
   if (op.fields.operands.empty() || op.results.size() != 1 || !IsSmall(graph.type(op.results[0]))) return false;
-  if (op.def().Has(kSource)) return false;
+  if (op.def().Has(kSource) || IsQuantized(graph.type(op.results[0]).dtype)) return false;
   if (op.def().Has(kReduce) && graph.IsResult(op.results[0])) return false;  // the sum that a loop's body must end with
   for (const Attr& attr : op.fields.attrs) {
     if (std::holds_alternative<GraphRef>(attr)) return false;
@@ -174,19 +175,23 @@ absl::StatusOr<ValueId> Simpler(Graph& graph, OpId id) {
 }
 
 absl::StatusOr<bool> SimplifyOps(Graph& graph) {
-  bool changed = false;
+  std::vector<OpId> replaced;
+  std::vector<std::pair<ValueId, std::string>> names;  // that they leave
   const std::vector<OpId> order = graph.order();
   for (OpId id : order) {
     SINTER_ASSIGN_OR_RETURN(const ValueId value, Simpler(graph, id));
     if (!value.valid()) continue;
+    // A copy may be read after the state was overwritten, its view not.
+    if (!graph.op(id).def().Has(kView) && LooksAtOverwritten(graph, value)) continue;
     const std::string name = graph.value(graph.op(id).results[0]).name;
     const bool made = graph.value(value).def.valid() && graph.value(value).uses.empty() && !graph.IsResult(value);
     graph.ReplaceUses(graph.op(id).results[0], value);
-    graph.Erase(id);
-    if (made) graph.Rename(value, name);
-    changed = true;
+    replaced.push_back(id);
+    if (made) names.emplace_back(value, name);
   }
-  return changed;
+  graph.Erase(replaced);
+  for (const auto& [value, name] : names) graph.Rename(value, name);
+  return !replaced.empty();
 }
 
 // Everything that makes two ops the same, as text.
@@ -227,7 +232,7 @@ std::string Key(const Graph& graph, const OpData& op) {
 }
 
 bool ShareCommon(Graph& graph) {
-  bool changed = false;
+  std::vector<OpId> shared;
   absl::flat_hash_map<std::string, OpId> first;
   const std::vector<OpId> order = graph.order();
   for (OpId id : order) {
@@ -237,10 +242,10 @@ bool ShareCommon(Graph& graph) {
     const auto [it, is_new] = first.emplace(Key(graph, op), id);
     if (is_new) continue;
     for (size_t i = 0; i < op.results.size(); ++i) graph.ReplaceUses(op.results[i], graph.op(it->second).results[i]);
-    graph.Erase(id);
-    changed = true;
+    shared.push_back(id);
   }
-  return changed;
+  graph.Erase(shared);
+  return !shared.empty();
 }
 
 }  // namespace

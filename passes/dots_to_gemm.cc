@@ -1,7 +1,7 @@
 // dots-to-gemm: a loop of dot products becomes one batched gemm.
 //
-// The body must be the sum of a product of its two parameters, each perhaps converted to f32 first. Then every index
-// letter has a role:
+// The body must be the sum of a product of its two parameters, equally long and each perhaps converted to f32 first.
+// Then every index letter has a role:
 //   `.` is k;  a letter of both slices is batch;  a letter of a alone is m (the last one) or batch;  a letter of b
 //   alone is n.
 // The output must end in m n, with either operand as a. Axes in another order become trans_a, trans_b or transpose
@@ -48,7 +48,7 @@ bool IsDotProduct(const Graph& body) {
   const auto mul = body.DefAs<ops::Mul>(sum->x);
   if (!mul) return false;
   const int64_t a = ParamOf(body, mul->a), b = ParamOf(body, mul->b);
-  return a >= 0 && b >= 0 && a != b;
+  return a >= 0 && b >= 0 && a != b && body.type(body.params()[0]).dims == body.type(body.params()[1]).dims;
 }
 
 struct Operand {

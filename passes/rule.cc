@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "ir/infer.h"
 #include "ir/text.h"
+#include "passes/cleanup.h"
 #include "passes/rule_match.h"
 
 namespace sinter {
@@ -44,7 +45,8 @@ class Rewrite {
 
   std::string Show(OpId op) const { return PrintOp(graph_, op); }
 
-  // The ops of the left side, the root last, when no value between them is used elsewhere, by the new ops included.
+  // The ops of the left side, the root last, when no value between them is used elsewhere, by the new ops included, and
+  // none that they read is overwritten before the root, where the new ops may stand.
   absl::Status CollectMatched() {
     std::vector<bool> shared;
     for (const Line& line : rule_.left) {
@@ -57,6 +59,9 @@ class Rewrite {
       const OpId def = graph_.value(match_.values[i]).def;
       if (rule_.maker[i] < 0 && std::find(matched_.begin(), matched_.end(), def) != matched_.end()) {
         return No("%", rule_.values[i], " is a value of the match itself: ", Show(def));
+      }
+      if (rule_.maker[i] < 0 && LooksAtOverwritten(graph_, match_.values[i])) {
+        return No("%", rule_.values[i], " looks at a state that is overwritten: ", Show(def));
       }
     }
     for (size_t i = 0; i + 1 < matched_.size(); ++i) {
@@ -175,6 +180,10 @@ const Type& RuleMatch::type(absl::string_view name) const { return graph.type(va
 bool RuleMatch::is_constant(absl::string_view name) const {
   const OpId def = graph.value(values[IndexOf(rule.values, name)]).def;
   return def.valid() && graph.op(def).kind() == OpKind::kConstant;
+}
+
+bool Widens(const RuleMatch& match) {
+  return ElemBytes(match.type("wide").dtype, 1) > ElemBytes(match.type("narrow").dtype, 1);
 }
 
 absl::StatusOr<OpId> TryRule(Graph& graph, const ParsedRule& rule, OpId root, RuleTrace* trace) {

@@ -15,10 +15,10 @@
 // ($a*$c, 1/$d); a number as an operand is such a product, too, a constant of one element in the root's element type. A
 // line that makes a name of the left side anew stands in the place of that op and has its result type, name and loc.
 //
-// A match is rewritten when no value between has a user outside the match or is a result of the graph, when `when` (if
-// any) agrees, and when Infer accepts the new ops and gives the root its very type. The new root takes the old one's
-// name and loc. Constants that lose their last user go too. A rule must not make something that it matches again
-// forever.
+// A match is rewritten when no value between has a user outside the match or is a result of the graph, when no value
+// that it reads looks at a state that is overwritten (the new op may stand after that), when `when` (if any) agrees,
+// and when Infer accepts the new ops and gives the root its very type. The new root takes the old one's name and loc.
+// Constants that lose their last user go too. A rule must not make something that it matches again forever.
 #pragma once
 
 #include <optional>
@@ -88,6 +88,10 @@ struct RuleMatch {
   const Type& type(absl::string_view name) const;
   bool is_constant(absl::string_view name) const;
 };
+
+// A condition of rules: %wide is a conversion of %narrow to a wider type, made for the precision that fused ops have
+// anyway.
+bool Widens(const RuleMatch& match);
 
 // How far a rule got at one root: the attempt that found most lines.
 struct RuleTrace {

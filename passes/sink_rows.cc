@@ -2,12 +2,13 @@
 // leave the last layer: its attention, its products and the final norm work on them alone. Keys and values keep all
 // rows.
 //
-// A value is sunk when it has one axis of rows, its op makes each row of the same row of its operands (kRowwise says
-// how), and nobody but sunk ops and the take reads it. Where that ends, rows are taken: of a matrix as it is, of
+// A value is sunk when it has one axis of rows, its op makes each row of the same row of its operands (RowsOfOperands
+// says how), and nobody but sunk ops and the take reads it. Where that ends, rows are taken: of a matrix as it is, of
 // positions i32[T] as a matrix of one column; what has its rows elsewhere cannot be taken, so what reads it is not
 // sunk.
 #include <algorithm>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -98,7 +99,7 @@ class Sinker {
     // Rows that a parameter names are known wherever they are wanted.
     if (graph_.value(rows_).def.valid() || from == to_ || from.is_const() || dims.Max(to_) > dims.Max(from))
       return false;
-    Collect(table_, 0);
+    Collect(table_);
     while (Shrink()) {
     }
     if (!sunk_.contains(table_)) return false;
@@ -121,20 +122,25 @@ class Sinker {
     return take && take->table == table_ && take->rows == rows_;
   }
 
-  // All that might be sunk, from `value` with its rows at `axis` upwards.
-  void Collect(ValueId value, size_t axis) {
-    const auto found = sunk_.find(value);
-    if (found != sunk_.end()) {
-      if (found->second.axis != axis) mixed_.insert(value);
-      return;
-    }
-    const OpId def = graph_.value(value).def;
-    if (!def.valid() || graph_.op(def).results.size() != 1 || graph_.type(value).state) return;
-    std::optional<std::vector<Axis>> operands = RowsOfOperands(graph_, graph_.op(def), axis);
-    if (!operands) return;
-    sunk_[value] = {axis, *operands};
-    for (size_t i = 0; i < operands->size(); ++i) {
-      if ((*operands)[i]) Collect(graph_.op(def).fields.operands[i], *(*operands)[i]);
+  // All that might be sunk, from `table` with its rows at axis 0 upwards.
+  void Collect(ValueId table) {
+    std::vector<std::pair<ValueId, size_t>> stack = {{table, 0}};
+    while (!stack.empty()) {
+      const auto [value, axis] = stack.back();
+      stack.pop_back();
+      const auto found = sunk_.find(value);
+      if (found != sunk_.end()) {
+        if (found->second.axis != axis) mixed_.insert(value);
+        continue;
+      }
+      const OpId def = graph_.value(value).def;
+      if (!def.valid() || graph_.op(def).results.size() != 1 || graph_.type(value).state) continue;
+      const std::optional<std::vector<Axis>> operands = RowsOfOperands(graph_, graph_.op(def), axis);
+      if (!operands) continue;
+      sunk_[value] = {axis, *operands};
+      for (size_t i = operands->size(); i-- > 0;) {
+        if ((*operands)[i]) stack.emplace_back(graph_.op(def).fields.operands[i], *(*operands)[i]);
+      }
     }
   }
 

@@ -33,7 +33,7 @@ int64_t PartsFor(const Graph& graph, const ops::Attend& op) {
     if (!k.dims[i].is_const()) return 0;
     groups *= std::min(k.dims[i].constant(), kManyGroups);
   }
-  if (groups >= kManyGroups) return 0;
+  if (groups == 0 || groups >= kManyGroups) return 0;
   const double elements = static_cast<double>(k.dims.back().constant() + v.dims.back().constant());
   const double row =
       elements * static_cast<double>(Info(k.dtype).block_bytes) / static_cast<double>(Info(k.dtype).block_elems);

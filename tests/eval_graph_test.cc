@@ -95,6 +95,13 @@ TEST(EvalProducts, AttendLooksAtNothingMasked) {
   EXPECT_TRUE(std::isnan(y.values[1]));
 }
 
+TEST(EvalProducts, JoinOfNoPartsIsZeros) {
+  const Tensor y =
+      RunMain("graph @main(%x: f32[3,0,2], %w: f32[3,0]) -> f32[3,2] { %y = join_parts %x, %w : f32[3,2] return %y }",
+              {F32({3, 0, 2}, {}), F32({3, 0}, {})});
+  EXPECT_THAT(y.values, ElementsAre(0, 0, 0, 0, 0, 0));
+}
+
 TEST(EvalProducts, LoopOfDotsIsGemm) {
   const Tensor q = F32({2, 3, 2, 4}, Random(48, 15)), k = F32({2, 5, 4}, Random(40, 16));
   const Tensor loop = RunMain(absl::StrCat(kDot,

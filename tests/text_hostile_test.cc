@@ -94,6 +94,12 @@ std::string WithBody(size_t ops) {
   for (size_t i = 1; i < ops; ++i) absl::StrAppend(&text, "%v", i, " = neg %v", i - 1, " : f32[4]\n");
   return absl::StrCat(text, "%r = sum %v", ops - 1, " : f32[1] return %r }\n}\n");
 }
+std::string WithViews(size_t count) {
+  std::string text = "module @m { graph @g(%v0: f32[2,2]) -> (f32[2,2]) {\n";
+  for (size_t i = 1; i <= count; ++i)
+    absl::StrAppend(&text, "%v", i, " = transpose %v", i - 1, " {perm=[1, 0]} : f32[2,2]\n");
+  return absl::StrCat(text, "return %v", count, " }\n}\n");
+}
 
 TEST(TextHostile, EveryLimitAndWhatItStillAllows) {
   struct Case {
@@ -104,7 +110,7 @@ TEST(TextHostile, EveryLimitAndWhatItStillAllows) {
       {limits::kTextNameBytes, WithName}, {limits::kNumberBytes, WithNumber}, {limits::kTextDimSymbols, WithDims},
       {limits::kBounds, WithBounds},      {limits::kGraphs, WithGraphs},      {limits::kOperands, WithParams},
       {limits::kListValues, WithList},    {limits::kDimTerms, WithTerms},     {limits::kRank, WithRank},
-      {limits::kBodyOps, WithBody},
+      {limits::kBodyOps, WithBody},       {limits::kViewChain, WithViews},
   };
   for (const Case& c : cases) {
     const auto most = static_cast<size_t>(c.limit.most);

@@ -52,7 +52,7 @@ CLI::Validator FiniteFrom(double min);
 // Refuses what is no integer of 64 bits from 0 on.
 CLI::Validator Unsigned();
 
-// --target, --passes and the instruments.
+// --precision, --target, --passes and the instruments.
 void AddPassFlags(CLI::App& app, CompileFlags& flags);
 // All flags of compile but -o and --emit.
 void AddCompileFlags(CLI::App& app, CompileFlags& flags);
