@@ -74,8 +74,8 @@ absl::Status CheckAttrs(const InferContext& ctx) {
                        "; found ", AttrTypeName(attrs[i]));
     }
     const auto* number = std::get_if<double>(&attrs[i]);
-    if (number != nullptr && !std::isfinite(*number)) {
-      return ctx.Error("attributes", def.name, ": expected a finite number for ", name, "; found ", *number);
+    if (number != nullptr && !std::isfinite(RoundTo(DType::kF32, *number))) {  // in which kernels compute
+      return ctx.Error("attributes", def.name, ": expected a finite number of f32 for ", name, "; found ", *number);
     }
     const auto* dim = std::get_if<DimExpr>(&attrs[i]);
     if (dim != nullptr && dim->poisoned()) {

@@ -3,19 +3,12 @@
 // that share them or dequantized.
 //
 // Which axes may batch is Infer's to say, for gemm and attend alike: a repeated axis that heads do not share, or a
-// product along other axes, gives the new op another type or none, and the rule does not apply.
-#include <cmath>
-
+// product along other axes, gives the new op another type or none, and the rule does not apply. So does a scale that
+// f32 does not hold.
 #include "absl/strings/str_cat.h"
 #include "passes/pass.h"
 
 namespace sinter {
-namespace {
-
-bool ProductIsFinite(const RuleMatch& match) { return std::isfinite(match.scalar("a") * match.scalar("c")); }
-bool QuotientIsFinite(const RuleMatch& match) { return std::isfinite(match.scalar("a") / match.scalar("c")); }
-
-}  // namespace
 
 std::vector<Rule> FuseAttention() {
   std::vector<Rule> rules;
@@ -28,25 +21,22 @@ std::vector<Rule> FuseAttention() {
     =>
       %o = attend %q, %k, %v)",
                                             mask, " {scale=$a}\n")});
-    const auto add = [&](const char* name, const char* line, const char* before, const char* after, const char* scale,
-                         bool (*when)(const RuleMatch&)) {
-      rules.push_back({name,
-                       absl::StrCat(line, "\n %o = attend ", before, mask, " {scale=$a}\n=>\n %o = attend ", after,
-                                    mask, " {scale=", scale, "}\n"),
-                       when});
+    const auto add = [&](const char* name, const char* line, const char* before, const char* after, const char* scale) {
+      rules.push_back({name, absl::StrCat(line, "\n %o = attend ", before, mask, " {scale=$a}\n=>\n %o = attend ",
+                                          after, mask, " {scale=", scale, "}\n")});
     };
-    add("attend-scale", "%x = mul %q, $c", "%x, %k, %v", "%q, %k, %v", "$a*$c", ProductIsFinite);
-    add("attend-scale", "%x = div %q, $c", "%x, %k, %v", "%q, %k, %v", "$a/$c", QuotientIsFinite);
-    add("attend-scale", "%x = mul %k, $c", "%q, %x, %v", "%q, %k, %v", "$a*$c", ProductIsFinite);
-    add("attend-scale", "%x = div %k, $c", "%q, %x, %v", "%q, %k, %v", "$a/$c", QuotientIsFinite);
-    add("attend-dequantize", "%x = dequantize %k", "%q, %x, %v", "%q, %k, %v", "$a", nullptr);
-    add("attend-dequantize", "%x = dequantize %v", "%q, %k, %x", "%q, %k, %v", "$a", nullptr);
+    add("attend-scale", "%x = mul %q, $c", "%x, %k, %v", "%q, %k, %v", "$a*$c");
+    add("attend-scale", "%x = div %q, $c", "%x, %k, %v", "%q, %k, %v", "$a/$c");
+    add("attend-scale", "%x = mul %k, $c", "%q, %x, %v", "%q, %k, %v", "$a*$c");
+    add("attend-scale", "%x = div %k, $c", "%q, %x, %v", "%q, %k, %v", "$a/$c");
+    add("attend-dequantize", "%x = dequantize %k", "%q, %x, %v", "%q, %k, %v", "$a");
+    add("attend-dequantize", "%x = dequantize %v", "%q, %k, %x", "%q, %k, %v", "$a");
     for (const char* axis : {"0", "1"}) {
       const auto repeat = [&](const char* x) {
         return absl::StrCat("%x = repeat ", x, " {axis=", axis, ", times=$n}");
       };
-      add("attend-repeat", repeat("%k").c_str(), "%q, %x, %v", "%q, %k, %v", "$a", nullptr);
-      add("attend-repeat", repeat("%v").c_str(), "%q, %k, %x", "%q, %k, %v", "$a", nullptr);
+      add("attend-repeat", repeat("%k").c_str(), "%q, %x, %v", "%q, %k, %v", "$a");
+      add("attend-repeat", repeat("%v").c_str(), "%q, %k, %x", "%q, %k, %v", "$a");
     }
   }
   return rules;

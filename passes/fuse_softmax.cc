@@ -2,9 +2,10 @@
 // whatever order they stand before it, then join it one by one, even a scale of the product's rows q where it is the
 // scores that are scaled.
 //
+// A product of scales that f32 does not hold is no scale: Infer refuses it, and the rule does not apply.
+//
 // Of a row that is masked altogether the plain form makes NaN (-inf - -inf) and the op zeros; that difference is meant.
 // A finite "mask" (-1e9) is arithmetic like any other and stays: its positions count when all are masked.
-#include <cmath>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -14,11 +15,6 @@ namespace sinter {
 namespace {
 
 bool IsPositive(const RuleMatch& match) { return match.scalar("a") > 0; }
-bool ProductIsFinite(const RuleMatch& match) { return std::isfinite(match.scalar("a") * match.scalar("c")); }
-// Of conversions to a wider type and back.
-bool Widens(const RuleMatch& match) {
-  return ElemBytes(match.type("wide").dtype, 1) > ElemBytes(match.type("narrow").dtype, 1);
-}
 
 constexpr const char* kExps[] = {
     R"(
@@ -70,14 +66,12 @@ std::vector<Rule> ScaledRows(const std::string& mask) {
                         "%p = softmax %s", mask, " {scale=$a}\n=>\n",
                         split.empty() ? "" : absl::StrCat(last, " = ", split, "%x", columns),
                         turn.empty() ? "" : absl::StrCat("%q = rope ", plain, rope), "%s = gemm ",
-                        turn.empty() ? plain : "%q", ", %k ", attributes, right),
-           ProductIsFinite});
+                        turn.empty() ? plain : "%q", ", %k ", attributes, right)});
     }
   }
-  rules.push_back({"softmax-scaled-rows",
-                   absl::StrCat("%kc = mul %k, $c\n %s = gemm %q, %kc ", attributes, "%p = softmax %s", mask,
-                                " {scale=$a}\n=>\n%s = gemm %q, %k ", attributes, right),
-                   ProductIsFinite});
+  rules.push_back(
+      {"softmax-scaled-rows", absl::StrCat("%kc = mul %k, $c\n %s = gemm %q, %kc ", attributes, "%p = softmax %s", mask,
+                                           " {scale=$a}\n=>\n%s = gemm %q, %k ", attributes, right)});
   return rules;
 }
 
@@ -99,12 +93,10 @@ std::vector<Rule> FuseSoftmax() {
     )",
                    IsPositive});
   for (const std::string mask : {"", ", %mask"}) {
-    rules.push_back({"softmax-scale",
-                     absl::StrCat("%s = mul %x, $c\n %p = softmax %s", mask, R"( {scale=$a}
+    rules.push_back({"softmax-scale", absl::StrCat("%s = mul %x, $c\n %p = softmax %s", mask, R"( {scale=$a}
     =>
       %p = softmax %x)",
-                                  mask, " {scale=$a*$c}"),
-                     ProductIsFinite});
+                                                   mask, " {scale=$a*$c}")});
     rules.push_back({"softmax-narrow",
                      absl::StrCat("%wide = convert %narrow\n %n = softmax %wide", mask, R"( {scale=$a}
       %p = convert %n

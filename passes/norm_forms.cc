@@ -13,12 +13,6 @@ constexpr char kEps[] = " {eps=1e-5}";
 constexpr char kEps[] = " {eps=$eps}";
 #endif
 
-// Conversions that leave a wider type by one op and come back by another do it for the precision that the op has
-// anyway.
-bool Widens(const RuleMatch& match) {
-  return ElemBytes(match.type("wide").dtype, 1) > ElemBytes(match.type("narrow").dtype, 1);
-}
-
 struct Inverse {
   const char* text;
   bool (*when)(const RuleMatch&);

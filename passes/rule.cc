@@ -182,6 +182,10 @@ bool RuleMatch::is_constant(absl::string_view name) const {
   return def.valid() && graph.op(def).kind() == OpKind::kConstant;
 }
 
+bool Widens(const RuleMatch& match) {
+  return ElemBytes(match.type("wide").dtype, 1) > ElemBytes(match.type("narrow").dtype, 1);
+}
+
 absl::StatusOr<OpId> TryRule(Graph& graph, const ParsedRule& rule, OpId root, RuleTrace* trace) {
   const std::optional<RuleMatch> match = MatchRule(graph, rule, root, trace);
   if (!match) return OpId::None();

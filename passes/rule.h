@@ -89,6 +89,10 @@ struct RuleMatch {
   bool is_constant(absl::string_view name) const;
 };
 
+// A condition of rules: %wide is a conversion of %narrow to a wider type, made for the precision that fused ops have
+// anyway.
+bool Widens(const RuleMatch& match);
+
 // How far a rule got at one root: the attempt that found most lines.
 struct RuleTrace {
   size_t lines = 0;  // found, of the left side

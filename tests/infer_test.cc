@@ -56,6 +56,9 @@ TEST_F(InferTest, OperandsAndAttributes) {
   EXPECT_THAT(graph_.AddFields({OpKind::kSum, {x}, {Attr(1.0)}}).status().message(),
               HasSubstr("[attributes] sum: expected an integer for axis; found a number"));
   Refuse("attributes", ops::Softmax{.x = x, .scale = kInf});
+  Accept(ops::Softmax{.x = x, .scale = 3e38});
+  Refuse("attributes", ops::Softmax{.x = x, .scale = 4e38});
+  Refuse("attributes", ops::RmsNorm{.x = x, .eps = 1e300});
   Refuse("attributes", ops::KvView{.cache = s, .len = DimExpr::Poison()});
   Refuse("attributes", ops::Kernel{.body = {GraphId{9}}, .family = "map"});
   Refuse("attributes", ops::Loop{.over = "i"});
