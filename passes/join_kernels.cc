@@ -12,6 +12,9 @@
 namespace sinter {
 namespace {
 
+// Ops of a body that inlining makes; each inlining reads all of it.
+constexpr size_t kMostOps = 256;
+
 absl::StatusOr<IdMap<DimId, DimExpr>> DimsOfCall(const Graph& graph, const ops::Kernel& kernel) {
   std::vector<const Type*> types;
   for (ValueId arg : kernel.args) types.push_back(&graph.type(arg));
@@ -101,6 +104,8 @@ absl::StatusOr<OpId> KernelJoiner::Inline(OpId producer, OpId consumer) {
   if (TouchesState(graph_, producer)) return OpId::None();
   Module& module = graph_.module();
   const ops::Kernel first = *graph_.As<ops::Kernel>(producer), second = *graph_.As<ops::Kernel>(consumer);
+  const auto ops = [&](const ops::Kernel& kernel) { return module.graph(kernel.body.id).order().size(); };
+  if (ops(first) + ops(second) > kMostOps) return OpId::None();
   const ValueId between = graph_.op(producer).results[0];
   Body body{&module.AddGraph(module.graph(second.body.id).name()), {}, {}, {}};
   SINTER_ASSIGN_OR_RETURN(const auto dims_of_first, DimsOfCall(graph_, first));

@@ -104,11 +104,25 @@ TEST(DotsToGemm, KeepsABodyThatAnotherLoopUses) {
   EXPECT_EQ(module->entries().size(), 1u);
 }
 
+// Bodies are read whole by each step that joins them: a long chain is several steps.
+TEST(FuseEpilogue, LongChains) {
+  constexpr int kOps = 1000;
+  std::string text = "module @m {\n  graph @main(%v0: f32[8]) -> f32[8] {\n";
+  for (int i = 0; i < kOps; ++i) absl::StrAppend(&text, "    %v", i + 1, " = exp %v", i, " : f32[8]\n");
+  absl::StrAppend(&text, "    return %v", kOps, "\n  }\n}\n");
+  const auto module = ParseOrDie(text);
+  ASSERT_NE(module, nullptr);
+  const auto records = RunChecked(*module, "select-kernels,fuse-epilogue,fuse-epilogue");
+  ASSERT_TRUE(records.ok()) << records.status();
+  EXPECT_EQ((*records)[1].ops_after, 4);
+  EXPECT_FALSE((*records)[2].changed);
+}
+
 // Nothing recurses over the depth of a graph.
 TEST(SinkRows, DeepGraphs) {
   std::string text =
       "module @m {\n  dim T in 1..8\n  dim L in 1..8\n  graph @main(%v0: f32[T,4], %rows: i32[L]) -> f32[L,4] {\n";
-  constexpr int kOps = 50000;
+  constexpr int kOps = 60000;
   for (int i = 0; i < kOps; ++i) absl::StrAppend(&text, "    %v", i + 1, " = exp %v", i, " : f32[T,4]\n");
   absl::StrAppend(&text, "    %y = take %v", kOps, ", %rows : f32[L,4]\n    return %y\n  }\n}\n");
   const auto module = ParseOrDie(text);
