@@ -94,7 +94,7 @@ std::unique_ptr<Module> Replay(const Module& import, absl::Span<const PassInfo* 
                                const PassContext& context) {
   std::unique_ptr<Module> module = import.Clone();
   for (const PassInfo* pass : passes.first(passes.size() - 1)) {
-    PassContext own{.targets = context.targets};
+    PassContext own{.targets = context.targets, .fast = context.fast};
     if (!pass->run(*module, own).ok()) break;
   }
   return module;

@@ -72,7 +72,7 @@ TEST_F(Cli, HelpListsEveryFlag) {
        "-o -O --target --ctx --chunk --kv --precision --passes --disable --stop-after --print-after --dump-dir "
        "--check-each --explain --stats --time --emit --kernel"},
       {"opt",
-       "-o --passes --disable --stop-after --print-after --dump-dir --check-each --explain --stats --time "
+       "-o --precision --passes --disable --stop-after --print-after --dump-dir --check-each --explain --stats --time "
        "--list-passes"},
       {"run",
        "-p -f --prompt-ids -n --temp --top-k --top-p --min-p --repeat-penalty --seed --ignore-eos -t --no-cache "

@@ -223,6 +223,9 @@ absl::StatusOr<bool> WrongSpecialization(Module& module, PassContext& context) {
   (void)context;
   return true;
 }
+absl::StatusOr<bool> AddForSubIfFast(Module& module, PassContext& context) {
+  return context.fast ? AddForSub(module, context) : absl::StatusOr<bool>(false);
+}
 absl::StatusOr<bool> Unsupported(Module&, PassContext&) { return absl::UnimplementedError("3 ops have no kernel"); }
 
 absl::Status RunWrong(PassFunction run, const PipelineOptions& options, Module& module) {
@@ -281,6 +284,18 @@ TEST(Instruments, ReproIsTheModuleBeforeThePass) {
   const auto parsed = Parse(*repro, "repro.sir");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(Print(**parsed), before);
+}
+
+TEST(Instruments, ReproIsMadeInTheSameContext) {
+  PipelineOptions options;
+  options.repro_path = Folder() + "/repro.sir";
+  const PassInfo first{"first", AddForSubIfFast, Stage::kGraph, Stage::kGraph, "is the first"};
+  const PassInfo second{"second", Unsupported, Stage::kGraph, Stage::kGraph, "fails"};
+  PassContext context{.targets = {&AllTargets()[0]}, .fast = true};
+  EXPECT_FALSE(RunPipeline(*M(), {&first, &second}, context, options).ok());
+  const absl::StatusOr<std::string> repro = ReadFile(options.repro_path);
+  ASSERT_TRUE(repro.ok());
+  EXPECT_THAT(*repro, HasSubstr("= add %"));
 }
 
 TEST(Instruments, APassKeepsItsCode) {

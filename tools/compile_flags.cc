@@ -50,6 +50,13 @@ CLI::Validator AtLeast(int64_t min) {
 }
 
 void AddPassFlags(CLI::App& app, CompileFlags& flags) {
+  app.add_option("--precision", flags.precision,
+                 "fast rounds rows and weights of products with f16 or bf16 weights to bf16, for CPUs that multiply "
+                 "those twice as fast, and rows of products with quantized weights to 8-bit integers; exact is f32 "
+                 "throughout")
+      ->type_name("MODE")
+      ->check(CLI::IsMember({"fast", "exact"}))
+      ->capture_default_str();
   app.add_option("--target", flags.target,
                  "CPUs to make code for: native, or names separated by commas (avx2, avx512, ...)")
       ->type_name("LIST")
@@ -95,13 +102,6 @@ void AddCompileFlags(CLI::App& app, CompileFlags& flags) {
          "Element type of the KV cache; q8_0: 34 bytes for 32 elements (default: f32 for F32 weights, else f16)")
       ->type_name("TYPE")
       ->check(CLI::IsMember({"f32", "f16", "q8_0"}));
-  app.add_option("--precision", flags.precision,
-                 "fast rounds rows and weights of products with f16 or bf16 weights to bf16, for CPUs that multiply "
-                 "those twice as fast, and rows of products with quantized weights to 8-bit integers; exact is f32 "
-                 "throughout")
-      ->type_name("MODE")
-      ->check(CLI::IsMember({"fast", "exact"}))
-      ->capture_default_str();
   AddPassFlags(app, flags);
 }
 

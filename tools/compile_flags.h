@@ -49,7 +49,7 @@ CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::s
 // Refuses what is no integer from `min` on.
 CLI::Validator AtLeast(int64_t min);
 
-// --target, --passes and the instruments.
+// --precision, --target, --passes and the instruments.
 void AddPassFlags(CLI::App& app, CompileFlags& flags);
 // All flags of compile but -o and --emit.
 void AddCompileFlags(CLI::App& app, CompileFlags& flags);
