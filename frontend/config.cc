@@ -97,13 +97,14 @@ class ConfigReader {
     for (const ForeignKey& row : kForeignKeys) {
       const GgufKey* key = gguf_.FindKey(Key(row.key));
       if (key == nullptr) continue;
+      const std::string shown = Escaped(key->name, kShownBytes);  // begins with what the file calls its architecture
       if (key->is_array) {
-        unsupported_.push_back(absl::StrCat(key->name, " by layer: ", row.what));
+        unsupported_.push_back(absl::StrCat(shown, " by layer: ", row.what));
         continue;
       }
       SINTER_ASSIGN_OR_RETURN(const double value, GetNumber(*key));
       if (value == row.neutral || value == row.also_neutral) continue;
-      unsupported_.push_back(absl::StrCat(key->name, " ", value, ": ", row.what));
+      unsupported_.push_back(absl::StrCat(shown, " ", value, ": ", row.what));
     }
     return absl::OkStatus();
   }

@@ -261,6 +261,16 @@ std::vector<Refusal> Refusals() {
        Nothing,
        kUnsupported,
        {"architecture \"mamba\\x01\" (supported: llama, gpt2)"}},
+      {"KeysOfOtherArchitectures",
+       llama,
+       [](M& m) {
+         m.Set("general.architecture", "a\nb");
+         m.Set("a\nb.expert_count", uint32_t{8});
+         m.Set("a\nb.logit_scale", std::vector<float>{1, 2});
+       },
+       Nothing,
+       kUnsupported,
+       {"\n  a\\nb.expert_count 8: mixture", "\n  a\\nb.logit_scale by layer: "}},
       // Tensors.
       {"TensorMissing",
        llama,
