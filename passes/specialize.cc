@@ -8,7 +8,9 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/limits.h"
 #include "base/status.h"
+#include "ir/lexer.h"
 #include "passes/pass.h"
 
 namespace sinter {
@@ -27,13 +29,13 @@ bool TakesTokens(const Graph& graph, DimId tokens) {
                      [&](ValueId param) { return Mentions(graph.type(param).dims, tokens); });
 }
 
-// T and L as other symbols, T in 2..8 and L up to 8, with the bounds of the old ones; None when T cannot be in 2..8.
+// T and L as other symbols, T in 2..8 and L up to 8, with the bounds of the old ones; None when T cannot be in 2..8, or
+// text may not state so many dims or bounds.
 absl::StatusOr<std::optional<IdMap<DimId, DimExpr>>> FewTokens(Module& module) {
   IdMap<DimId, DimExpr> by;
-  const std::vector<DimBound> bounds(module.dims.bounds().begin(), module.dims.bounds().end());
-  const uint32_t count = module.dims.symbols().size();
-  for (uint32_t i = 0; i < count; ++i) {
-    const DimSymbol symbol = module.dims.symbols()[DimId{i}];
+  DimTable dims = module.dims;
+  for (uint32_t i = 0; i < module.dims.symbols().size(); ++i) {
+    const DimSymbol& symbol = module.dims.symbols()[DimId{i}];
     if (symbol.name != "T" && symbol.name != "L") {
       by.Add(DimExpr::Symbol(DimId{i}));
       continue;
@@ -41,15 +43,19 @@ absl::StatusOr<std::optional<IdMap<DimId, DimExpr>>> FewTokens(Module& module) {
     const int64_t least = std::max<int64_t>(symbol.min, symbol.name == "T" ? 2 : 1);
     const int64_t most = std::min<int64_t>(symbol.max, kFewRows);
     const std::string name = absl::StrCat(symbol.name, kFewRows);
-    if (least > most || module.dims.Find(name).valid()) return std::nullopt;
-    SINTER_ASSIGN_OR_RETURN(const DimId few, module.dims.Add({name, least, most}));
+    if (least > most || dims.Find(name).valid()) return std::nullopt;
+    SINTER_ASSIGN_OR_RETURN(const DimId few, dims.Add({name, least, most}));
     by.Add(DimExpr::Symbol(few));
   }
-  for (const DimBound& bound : bounds) {
+  for (const DimBound& bound : module.dims.bounds()) {
     const DimExpr expr = bound.expr.Substitute(by);
     if (expr == bound.expr) continue;
-    module.dims.AddBound({expr, bound.max});
+    dims.AddBound({expr, bound.max});
   }
+  if (limits::kTextDimSymbols.Exceeded(dims.symbols().size()) || limits::kBounds.Exceeded(dims.bounds().size())) {
+    return std::nullopt;
+  }
+  module.dims = std::move(dims);
   return by;
 }
 
@@ -60,7 +66,7 @@ absl::StatusOr<bool> Specialize(Module& module, PassContext&) {
   for (uint32_t i = 0; i < module.dims.symbols().size(); ++i) {
     const DimSymbol& symbol = module.dims.symbols()[DimId{i}];
     const bool rows = symbol.name == "T" || symbol.name == "L";
-    if (rows && symbol.min > 1) return false;
+    if (rows && (symbol.min > 1 || symbol.max < 1)) return false;
     one.Add(rows ? DimExpr(1) : DimExpr::Symbol(DimId{i}));
   }
   // With a number for T a joint bound says nothing of T any more: what it allowed the other symbols, their ranges must.
@@ -72,8 +78,9 @@ absl::StatusOr<bool> Specialize(Module& module, PassContext&) {
   std::vector<GraphId> general;
   for (GraphId id : module.entries()) {
     const Graph& graph = module.graph(id);
-    const bool done = module.FindGraph(absl::StrCat(graph.name(), ".1")) != nullptr;
-    if (graph.name().find('.') == std::string::npos && TakesTokens(graph, tokens) && !done) general.push_back(id);
+    const std::string name = absl::StrCat(graph.name(), ".1");
+    const bool free = module.FindGraph(name) == nullptr && !limits::kTextNameBytes.Exceeded(Quote(name).size());
+    if (graph.name().find('.') == std::string::npos && TakesTokens(graph, tokens) && free) general.push_back(id);
   }
   for (GraphId id : general) {
     SINTER_RETURN_IF_ERROR(

@@ -134,7 +134,8 @@ TEST(SinkRows, DeepGraphs) {
 }
 
 TEST(Specialize, NeedsTokensAndARangeWithOne) {
-  for (const char* dims : {"dim N in 1..8", "dim T in 2..8\n  dim N in 1..8", "dim T in 1..8\n  dim N in 1..8"}) {
+  for (const char* dims : {"dim N in 1..8", "dim T in 2..8\n  dim N in 1..8", "dim T in 1..8\n  dim N in 1..8",
+                           "dim T in 0..0\n  dim N in 1..8"}) {
     const auto module =
         ParseOrDie(absl::StrCat("module @m {\n  ", dims,
                                 "\n  graph @main(%x: f32[N,4]) -> (f32[N,4]) {\n    %y = exp %x : f32[N,4]\n"
@@ -159,6 +160,31 @@ TEST(Specialize, NeedsRangesThatKeepTheBoundsForOneRow) {
     const auto records = RunChecked(*module, "specialize");
     ASSERT_TRUE(records.ok()) << records.status();
     EXPECT_EQ((*records)[0].changed, changed) << most;
+  }
+}
+
+// As many dims, bounds and bytes of a name as text may have: what is made can be read back.
+TEST(Specialize, KeepsTheLimitsOfText) {
+  const auto make = [](int64_t dims, int64_t bounds, int64_t name) {
+    std::string text = "module @m {\n  dim T in 1..64\n";
+    for (int64_t i = 1; i < dims; ++i) absl::StrAppend(&text, "  dim N", i, " in 1..8\n");
+    for (int64_t i = 0; i < bounds; ++i) absl::StrAppend(&text, "  bound T+N", i + 1, " <= 72\n");
+    return absl::StrCat(text, "  graph @", std::string(static_cast<size_t>(name), 'g'),
+                        "(%x: f32[T,1]) -> f32[T,4096] {\n    %w = weight \"w\" : f32[4096,4096]\n"
+                        "    %o = slice %w {axis=0, first=0, len=1} : f32[1,4096]\n    %y = mul %o, %x : f32[T,4096]\n"
+                        "    return %y\n  }\n}\n");
+  };
+  const struct {
+    int64_t dims, bounds, name;
+    size_t entries;
+  } cases[] = {{12, 4, 8, 3}, {63, 4, 8, 3}, {64, 4, 8, 2}, {12, 5, 8, 2}, {12, 4, 1020, 3}, {12, 4, 1024, 1}};
+  for (const auto& c : cases) {
+    const auto module = ParseOrDie(make(c.dims, c.bounds, c.name));
+    ASSERT_NE(module, nullptr);
+    PassContext context{{&AllTargets()[0]}};
+    ASSERT_TRUE(FindPass("specialize")->run(*module, context).ok());
+    EXPECT_EQ(module->entries().size(), c.entries) << c.dims << " " << c.bounds << " " << c.name;
+    ParseOrDie(Print(*module));
   }
 }
 
