@@ -73,7 +73,6 @@ class Gguf {
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
-  uint64_t data_offset() const { return data_offset_; }
   // SHA-256, in hex, of all bytes before the tensor data: names a file without reading its weights.
   const std::string& header_sha256() const { return header_sha256_; }
 

@@ -135,7 +135,6 @@ class Graph {
 
   void SetAddress(ValueId id, Address address) { values_[id].address = address; }
   void Rename(ValueId id, std::string name);  // made unique
-  void SetLoc(OpId id, std::string loc) { ops_[id].loc = std::move(loc); }
 
  private:
   friend class Module;  // Clone
