@@ -28,7 +28,7 @@ inline constexpr int64_t kDefaultChunk = 512;
 struct ImportOptions {
   int64_t context = 0;            // positions of the KV cache; 0: the trained context, at most kDefaultContext
   int64_t chunk = kDefaultChunk;  // tokens in one step, at most; never more than the context
-  std::optional<DType> kv;        // f32 or f16; by default f32 where every matrix is f32, else f16
+  std::optional<DType> kv;        // f32, f16 or q8_0; by default f32 where every matrix is f32, else f16
 };
 
 struct Model {

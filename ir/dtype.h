@@ -38,7 +38,7 @@ inline bool IsReal(DType t) { return IsFloat(t) && t != DType::kF64; }  // a flo
 inline bool IsInt(DType t) { return Info(t).cls == DTypeClass::kInt; }
 inline bool IsQuantized(DType t) { return Info(t).cls == DTypeClass::kQuantized; }
 
-// Bytes of `elems` elements, a multiple of the block; elems must be checked against overflow before (TypeBytes does).
+// Bytes of `elems` elements, a multiple of the block; elems must be checked against overflow before (MaxBytes does).
 int64_t ElemBytes(DType dtype, int64_t elems);
 
 // Elements [0, out.size()) of `bytes`, widened to double; out.size() is a multiple of the block.

@@ -6,9 +6,11 @@
 //   weights  = "weights" string "sha256" string
 //   graph    = "graph" "@"name "(" [param {"," param}] ")" "->" "(" [type [address] {"," ..}] ")" "{" {op} return "}"
 //   param    = "%"name ":" type [address]            address = "@"space"+"int
-//   op       = "%"name {"," "%"name} "=" mnemonic [positional] operands [attrs] ":" type [address] {"," type [address]}
-//   ["loc" string] operands = "%"name {"," "%"name}, in parentheses after a graph; an absent optional operand in the
-//   middle is "_" attrs    = "{" name "=" value {"," name "=" value} "}" return   = "return" "%"name {"," "%"name}
+//   op       = "%"name {"," "%"name} "=" mnemonic [positional] operands [attrs]
+//              ":" type [address] {"," type [address]} ["loc" string]
+//   operands = "%"name {"," "%"name}, in parentheses after a graph; an absent optional operand in the middle is "_"
+//   attrs    = "{" name "=" value {"," name "=" value} "}"
+//   return   = "return" "%"name {"," "%"name}
 // A name is letters, digits, _ and `.`, or any bytes in quotes: %"a b". Around one result type the parentheses may be
 // left out. Attributes that have their default are not printed. Doubles print in the shortest form that reads back the
 // same.
