@@ -85,6 +85,26 @@ void Graph::Erase(OpId id) {
   order_.erase(std::find(order_.begin(), order_.end(), id));
 }
 
+void Graph::Erase(absl::Span<const OpId> ids) {
+  if (ids.empty()) return;
+  absl::flat_hash_set<ValueId> read;
+  for (OpId id : ids) {
+    OpData& data = ops_[id];
+    for (ValueId operand : data.fields.operands) {
+      if (operand.valid()) read.insert(operand);
+    }
+    for (ValueId result : data.results) names_.erase(values_[result].name);
+    data.fields.operands.clear();
+    data.erased = true;
+  }
+  for (ValueId value : read) {
+    auto& uses = values_[value].uses;
+    const auto erased = [&](const Use& use) { return ops_[use.op].erased; };
+    uses.erase(std::remove_if(uses.begin(), uses.end(), erased), uses.end());
+  }
+  std::erase_if(order_, [&](OpId id) { return ops_[id].erased; });
+}
+
 bool Graph::IsResult(ValueId id) const { return std::find(results_.begin(), results_.end(), id) != results_.end(); }
 
 int64_t Graph::UseCount(ValueId id) const {

@@ -103,6 +103,8 @@ class Graph {
   void ReplaceUses(ValueId from, ValueId to);
   // Removes an op whose results nobody uses.
   void Erase(OpId id);
+  // Removes ops whose results they alone use; of many, in less time than one by one.
+  void Erase(absl::Span<const OpId> ids);
 
   // The typed view of an op, when it is of that kind.
   template <typename Op>

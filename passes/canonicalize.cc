@@ -175,7 +175,8 @@ absl::StatusOr<ValueId> Simpler(Graph& graph, OpId id) {
 }
 
 absl::StatusOr<bool> SimplifyOps(Graph& graph) {
-  bool changed = false;
+  std::vector<OpId> replaced;
+  std::vector<std::pair<ValueId, std::string>> names;  // that they leave
   const std::vector<OpId> order = graph.order();
   for (OpId id : order) {
     SINTER_ASSIGN_OR_RETURN(const ValueId value, Simpler(graph, id));
@@ -185,11 +186,12 @@ absl::StatusOr<bool> SimplifyOps(Graph& graph) {
     const std::string name = graph.value(graph.op(id).results[0]).name;
     const bool made = graph.value(value).def.valid() && graph.value(value).uses.empty() && !graph.IsResult(value);
     graph.ReplaceUses(graph.op(id).results[0], value);
-    graph.Erase(id);
-    if (made) graph.Rename(value, name);
-    changed = true;
+    replaced.push_back(id);
+    if (made) names.emplace_back(value, name);
   }
-  return changed;
+  graph.Erase(replaced);
+  for (const auto& [value, name] : names) graph.Rename(value, name);
+  return !replaced.empty();
 }
 
 // Everything that makes two ops the same, as text.
@@ -230,7 +232,7 @@ std::string Key(const Graph& graph, const OpData& op) {
 }
 
 bool ShareCommon(Graph& graph) {
-  bool changed = false;
+  std::vector<OpId> shared;
   absl::flat_hash_map<std::string, OpId> first;
   const std::vector<OpId> order = graph.order();
   for (OpId id : order) {
@@ -240,10 +242,10 @@ bool ShareCommon(Graph& graph) {
     const auto [it, is_new] = first.emplace(Key(graph, op), id);
     if (is_new) continue;
     for (size_t i = 0; i < op.results.size(); ++i) graph.ReplaceUses(op.results[i], graph.op(it->second).results[i]);
-    graph.Erase(id);
-    changed = true;
+    shared.push_back(id);
   }
-  return changed;
+  graph.Erase(shared);
+  return !shared.empty();
 }
 
 }  // namespace

@@ -5,15 +5,22 @@
 namespace sinter {
 
 bool EraseDeadOps(Graph& graph) {
-  bool changed = false;
-  const std::vector<OpId> order = graph.order();
+  std::vector<OpId> dead;
+  std::vector<bool> is_dead(graph.num_ops());
+  const auto used = [&](ValueId value) {
+    const auto& uses = graph.value(value).uses;
+    return graph.IsResult(value) ||
+           std::any_of(uses.begin(), uses.end(), [&](const Use& use) { return !is_dead[use.op.value]; });
+  };
+  const std::vector<OpId>& order = graph.order();
   for (size_t i = order.size(); i-- > 0;) {  // users before what they use
     const auto& results = graph.op(order[i]).results;
-    if (std::any_of(results.begin(), results.end(), [&](ValueId v) { return graph.UseCount(v) > 0; })) continue;
-    graph.Erase(order[i]);
-    changed = true;
+    if (std::any_of(results.begin(), results.end(), used)) continue;
+    is_dead[order[i].value] = true;
+    dead.push_back(order[i]);
   }
-  return changed;
+  graph.Erase(dead);
+  return !dead.empty();
 }
 
 absl::flat_hash_set<GraphId> Bodies(const Module& module) {

@@ -466,6 +466,20 @@ TEST_F(CloneTest, CloneGraphIntoAnotherModule) {
   EXPECT_EQ(other.entries().size(), 1u);
 }
 
+TEST_F(GraphTest, EraseOfManyIsEraseOfEach) {
+  Graph& graph = module_.AddGraph("many");
+  const ValueId x = graph.AddParam("x", {DType::kF32, {8}});
+  const ValueId a = *graph.Add(ops::Mul{.a = x, .b = x}), b = *graph.Add(ops::Exp{.x = x}, {.names = {"b"}});
+  const ValueId c = *graph.Add(ops::Add{.a = a, .b = x});
+  graph.Erase({graph.value(c).def, graph.value(a).def});
+  EXPECT_THAT(graph.order(), ElementsAre(graph.value(b).def));
+  EXPECT_THAT(graph.value(x).uses, ElementsAre(Use{graph.value(b).def, 0}));
+  graph.Erase(graph.value(b).def);
+  EXPECT_THAT(graph.order(), IsEmpty());
+  const ValueId anew = *graph.Add(ops::Exp{.x = x}, {.names = {"b"}});
+  EXPECT_EQ(graph.value(anew).name, "b");
+}
+
 TEST_F(GraphTest, ConsumedOperandsFollowKernelBodies) {
   const Type cache{DType::kF32, {2, 1, 16, 8}, true}, row{DType::kF32, {1, 1, T, 8}}, pos{DType::kI32, {T}};
   Graph& body = module_.AddGraph("append");
