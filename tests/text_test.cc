@@ -307,7 +307,7 @@ TEST(TextErrorTest, Ops) {
            {"%y = softmax %x {scale=1.0, scale=2.0} : f32[T,4]", 5, 33, "attribute scale is given twice"},
            {"%y = softmax %x {scale=\"1\"} : f32[T,4]", 5, 28, "expected a number; found \"1\""},
            {"%y = softmax %x {scale=1e999} : f32[T,4]", 5, 28, "does not fit in a double"},
-           {"%y = softmax %x {scale=inf} : f32[T,4]", 5, 10, "expected a finite number for scale"},
+           {"%y = softmax %x {scale=inf} : f32[T,4]", 5, 10, "expected a finite number of f32 for scale"},
            {"%y = softmax %x {scale=1.0 : f32[T,4]", 5, 32, "expected ',' or '}'; found ':'"},
            {"%y = softmax %x {} : f32[T,4]", 5, 22, "expected an attribute's name; found '}'"},
            {"%y = sum %x {axis=1.0} : f32[T,1]", 5, 23, "expected an integer; found '1.0'"},
