@@ -16,7 +16,6 @@
 namespace sinter {
 namespace {
 
-
 std::string Describe(const Tensor& tensor) {
   return absl::StrCat(Info(tensor.dtype).name, "[", absl::StrJoin(tensor.dims, ","), "]");
 }
