@@ -28,7 +28,7 @@ std::string Reason() { return std::strerror(errno); }
 
 // Closed whatever happens: also when memory runs out between opening and closing.
 struct Descriptor {
-  Descriptor(const std::string& path, int flags) : fd(open(path.c_str(), flags | O_CLOEXEC)) {}
+  Descriptor(const std::string& path, int flags) : fd(open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() {
@@ -316,6 +316,13 @@ absl::Status WriteFile(const std::string& path, absl::string_view content) {
   SINTER_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
   SINTER_RETURN_IF_ERROR(file.WriteAt(0, {reinterpret_cast<const uint8_t*>(content.data()), content.size()}));
   return file.Commit();
+}
+
+absl::Status ReplaceFile(const std::string& path, absl::string_view content) {
+  unlink(path.c_str());
+  const Descriptor file(path, O_WRONLY | O_CREAT | O_EXCL);
+  if (file.fd < 0) return Cannot("create", path, errno);
+  return WriteAll(file.fd, path, content);
 }
 
 }  // namespace sinter

@@ -1,7 +1,8 @@
 // Files: read by mapping, written beside their place and renamed, so that no reader ever sees half of one.
 //
-// Errors: kNotFound when a file cannot be opened, kInvalidArgument when it is no regular file or changed while it was
-// read, kResourceExhausted when mapping or writing fails. Messages name the path.
+// Errors: kNotFound when a file cannot be opened, created or read, kInvalidArgument when it is no regular file, is too
+// large or changed while it was read, kResourceExhausted when there is no room, or mapping or writing fails. Messages
+// name the path.
 //
 // A mapped file that somebody cuts short raises SIGBUS where its lost pages are read. Nothing here installs a handler:
 // signals are the program's (tools/signals.h has that of the command line).
@@ -107,5 +108,8 @@ absl::Status CreateFolders(const std::string& path);
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes = uint64_t{1} << 30);
 // Writes a small file, whole or not at all, and durably. A device or a pipe at `path` is written to.
 absl::Status WriteFile(const std::string& path, absl::string_view content);
+// Writes a small file in a folder in which anyone may write: what stands at `path` may be a link to a file of this
+// user, and is removed, not followed.
+absl::Status ReplaceFile(const std::string& path, absl::string_view content);
 
 }  // namespace sinter

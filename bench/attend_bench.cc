@@ -26,7 +26,7 @@ namespace sinter {
 namespace {
 
 constexpr int kRounds = 15;
-constexpr double kWarmSeconds = 0.08, kRunSeconds = 0.02;
+constexpr double kRunSeconds = 0.02;
 
 struct Shape {
   const char* name;

@@ -29,8 +29,7 @@ namespace sinter {
 namespace {
 
 constexpr int kRounds = 7;
-// Threads that wake together share a core until the system has noticed: runs of the first moments do not count.
-constexpr double kWarmSeconds = 0.08, kRunSeconds = 0.06;  // of each side in a round
+constexpr double kRunSeconds = 0.06;  // of each side in a round
 // Until the threads of the side before are asleep: OpenBLAS and OpenMP let theirs spin for milliseconds.
 constexpr auto kSettle = std::chrono::milliseconds(40);
 

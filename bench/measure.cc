@@ -18,7 +18,6 @@ namespace sinter {
 namespace {
 
 constexpr int kRounds = 9;
-constexpr double kWarmSeconds = 0.05;   // threads that wake together share a core until the system has noticed
 constexpr size_t kBlock = 128;          // floats that a step of the sums reads
 constexpr double kRoundBytes = 4e6;     // small buffers are read again until a round has read as much
 constexpr int64_t kFmaSteps = 1 << 20;  // of every chain, in a round

@@ -13,6 +13,9 @@
 
 namespace sinter {
 
+// Runs of the first moments do not count: threads that wake together share a core until the system has noticed.
+inline constexpr double kWarmSeconds = 0.08;
+
 // The seconds of the steady clock.
 double SecondsNow();
 // The upper one of the two in the middle when the number is even; at least one value.

@@ -4,8 +4,6 @@
 // sessions of 50 tokens after a 32-token prompt at temperature 0.8. This program makes and compiles the same shape
 // (preset:smallmind), runs the same workload, measures the same products through the compiled path, and prints both
 // columns.
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -32,12 +30,6 @@ constexpr int kSessions = 3, kPrompt = 32, kTokens = 50;
 double Milliseconds() {
   using std::chrono::duration;
   return duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Bytes ever taken from the heap cannot be asked of malloc; what is in use can, and no token may change it.
-int64_t HeapInUse() {
-  const struct mallinfo2 info = mallinfo2();
-  return static_cast<int64_t>(info.uordblks + info.hblkhd);
 }
 
 double Median(std::vector<double> values) {

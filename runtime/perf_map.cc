@@ -1,15 +1,14 @@
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
+#include "base/file.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "runtime/module.h"
@@ -38,16 +37,7 @@ absl::Status CompiledModule::WritePerfMap() const {
       absl::StrAppend(&text, absl::Hex(reinterpret_cast<uintptr_t>(code_) + begin), " ", absl::Hex(end - begin), " ",
                       Escaped(ViewOf(metadata_->kernels()->Get(i)->name())), "\n");
     }
-    // Anyone may write to /tmp: what stands there may be a link to a file of this user, and is not followed.
-    const std::string path = absl::StrCat("/tmp/perf-", getpid(), ".map");
-    unlink(path.c_str());
-    const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    FILE* const file = fd < 0 ? nullptr : fdopen(fd, "w");
-    const bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-    if (file == nullptr || std::fclose(file) != 0 || !written) {
-      return absl::ResourceExhaustedError(absl::StrCat(path, ": cannot write: ", strerror(errno)));
-    }
-    return absl::OkStatus();
+    return ReplaceFile(absl::StrCat("/tmp/perf-", getpid(), ".map"), text);
   });
 }
 

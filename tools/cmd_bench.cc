@@ -19,6 +19,7 @@
 #include "absl/strings/str_split.h"
 #include "base/escape.h"
 #include "base/file.h"
+#include "base/heap.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "runtime/workspace.h"
@@ -115,11 +116,6 @@ void PrintTextRow(const Row& row, bool markdown, bool header) {
   std::fflush(stdout);
 }
 
-int64_t HeapBytes() {
-  const struct mallinfo2 info = mallinfo2();
-  return static_cast<int64_t>(info.uordblks + info.hblkhd);
-}
-
 // Forgets the largest resident size so far, where the system lets a process do so.
 void ResetPeak() {
   malloc_trim(0);
@@ -214,15 +210,15 @@ class Bench {
   // Seconds of a prompt, or of decoding `tokens` after it; adds to `heap` what it grew by.
   absl::StatusOr<double> Once(int64_t prompt, int64_t tokens, int64_t& heap) {
     auto start = std::chrono::steady_clock::now();
-    int64_t before = HeapBytes();
+    int64_t before = HeapInUse();
     SINTER_RETURN_IF_ERROR(Prompt(prompt));
     if (tokens > 0) {
-      before = HeapBytes();
+      before = HeapInUse();
       start = std::chrono::steady_clock::now();
       SINTER_RETURN_IF_ERROR(Decode(tokens));
     }
     const double seconds = Seconds(start);
-    heap = std::max(heap, HeapBytes() - before);
+    heap = std::max(heap, HeapInUse() - before);
     return seconds;
   }
 

@@ -300,7 +300,8 @@ void NoteContext(const CompiledModule& module, const CompileFlags& flags) {
 
 int64_t KvBytesPerToken(const CompiledModule& module) {
   const std::vector<LoadedEntry>& entries = module.entries();
-  auto entry = std::find_if(entries.begin(), entries.end(), [](const LoadedEntry& e) { return e.name == "main"; });
+  auto entry =
+      std::find_if(entries.begin(), entries.end(), [](const LoadedEntry& e) { return Serves(e.name, "main"); });
   if (entry == entries.end()) entry = entries.begin();
   int64_t bytes = 0;
   if (entry == entries.end()) return bytes;
