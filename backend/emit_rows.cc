@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "backend/emit.h"
 #include "backend/math.h"
 
@@ -227,38 +229,61 @@ class RowEmitter {
     return def != nullptr && def->kind() == kind;
   }
 
+  // Whether some value has a property: `value`, or what it is made of. `look` says yes or no of a value, or nothing:
+  // then its operands are looked at. No value is looked at twice, lest time double with each op.
+  bool Any(ValueId value, const std::function<std::optional<bool>(ValueId, const OpData*)>& look) const {
+    std::vector<ValueId> left = {value};
+    absl::flat_hash_set<ValueId> seen = {value};
+    while (!left.empty()) {
+      const ValueId v = left.back();
+      left.pop_back();
+      const OpData* def = DefOf(v);
+      const std::optional<bool> answer = look(v, def);
+      if (answer.value_or(false)) return true;
+      if (answer || def == nullptr) continue;
+      for (ValueId operand : def->fields.operands) {
+        if (operand.valid() && seen.insert(operand).second) left.push_back(operand);
+      }
+    }
+    return false;
+  }
+
   // Whether a value depends on the inner axis.
   bool Varies(ValueId value) const {
-    const auto leaf = spec_.leaves.find(value);
-    if (IsKind(value, OpKind::kCausalMask) || IsKind(value, OpKind::kRope)) return true;
-    if (leaf != spec_.leaves.end()) {
-      const DimExpr& stride = leaf->second.strides[inner_];
-      return !(stride.is_const() && stride.constant() == 0);
-    }
-    const OpData* def = DefOf(value);
-    if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return false;
-    return std::any_of(def->fields.operands.begin(), def->fields.operands.end(),
-                       [this](ValueId v) { return v.valid() && Varies(v); });
+    const auto known = varies_.find(value);
+    if (known != varies_.end()) return known->second;
+    return varies_[value] = Any(value, [this](ValueId v, const OpData* def) -> std::optional<bool> {
+             const auto leaf = spec_.leaves.find(v);
+             if (IsKind(v, OpKind::kCausalMask) || IsKind(v, OpKind::kRope)) return true;
+             if (leaf != spec_.leaves.end()) {
+               const DimExpr& stride = leaf->second.strides[inner_];
+               return !(stride.is_const() && stride.constant() == 0);
+             }
+             if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return false;
+             return std::nullopt;
+           });
   }
 
   // Whether computing a value anew at each place takes a polynomial.
   bool IsHeavy(ValueId value) const {
     static constexpr OpKind kPolynomials[] = {OpKind::kExp, OpKind::kLog, OpKind::kTanh, OpKind::kErf};
-    const OpData* def = DefOf(value);
-    if (def == nullptr || row().values.contains(value) || spec_.leaves.contains(value)) return false;
-    if (std::find(std::begin(kPolynomials), std::end(kPolynomials), def->kind()) != std::end(kPolynomials)) return true;
-    return std::any_of(def->fields.operands.begin(), def->fields.operands.end(),
-                       [this](ValueId v) { return v.valid() && IsHeavy(v); });
+    return Any(value, [this](ValueId v, const OpData* def) -> std::optional<bool> {
+      if (def == nullptr || row().values.contains(v) || spec_.leaves.contains(v)) return false;
+      if (std::find(std::begin(kPolynomials), std::end(kPolynomials), def->kind()) != std::end(kPolynomials)) {
+        return true;
+      }
+      return std::nullopt;
+    });
   }
 
   // Whether a value takes nothing along the inner axis but `from`.
   bool NeedsOnly(ValueId value, ValueId from) const {
-    if (value == from || row().values.contains(value)) return true;
-    const OpData* def = DefOf(value);
-    if (spec_.leaves.contains(value)) return !Varies(value);
-    if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return true;
-    return std::all_of(def->fields.operands.begin(), def->fields.operands.end(),
-                       [&](ValueId v) { return !v.valid() || NeedsOnly(v, from); });
+    return !Any(value, [&](ValueId v, const OpData* def) -> std::optional<bool> {
+      if (v == from || row().values.contains(v)) return false;
+      if (spec_.leaves.contains(v)) return Varies(v);
+      if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return false;
+      return std::nullopt;
+    });
   }
 
   // Whether it is a leaf that all rows read at the same place.
@@ -287,12 +312,12 @@ class RowEmitter {
 
   // Whether every reduction that a value needs is done.
   bool Ready(ValueId value) const {
-    if (row().values.contains(value) || spec_.leaves.contains(value)) return true;
-    const OpData* def = DefOf(value);
-    if (def == nullptr || def->kind() == OpKind::kConstant) return true;
-    if (def->def().Has(kReduce)) return false;
-    return std::all_of(def->fields.operands.begin(), def->fields.operands.end(),
-                       [this](ValueId v) { return !v.valid() || Ready(v); });
+    return !Any(value, [this](ValueId v, const OpData* def) -> std::optional<bool> {
+      if (row().values.contains(v) || spec_.leaves.contains(v)) return false;
+      if (def == nullptr || def->kind() == OpKind::kConstant) return false;
+      if (def->def().Has(kReduce)) return true;
+      return std::nullopt;
+    });
   }
 
   // Walks the inner axis: `chains` vectors a round where they fit whole, then single ones, the last one masked.
@@ -329,7 +354,12 @@ class RowEmitter {
 
   // Computes, before a pass, every part of a value that does not vary along the inner axis.
   void Hoist(ValueId value) {
+    absl::flat_hash_set<ValueId> seen;
+    Hoist(value, seen);
+  }
+  void Hoist(ValueId value, absl::flat_hash_set<ValueId>& seen) {
     const OpData* def = DefOf(value);
+    if (!seen.insert(value).second) return;
     if (row().values.contains(value) || (def != nullptr && def->kind() == OpKind::kConstant)) return;
     if (!Varies(value)) {
       Place place{b_.Const(0), nullptr, sizes_[inner_], Known()};
@@ -337,7 +367,7 @@ class RowEmitter {
     } else if (IsKind(value, OpKind::kCausalMask)) {
       row().limits[value] = b_.LoadIndex(spec_.leaves.at(value).dtype, row().addresses.at(value));
     } else if (!spec_.leaves.contains(value)) {
-      for (ValueId v : def->fields.operands) Hoist(v);
+      for (ValueId v : def->fields.operands) Hoist(v, seen);
     }
   }
 
@@ -387,8 +417,8 @@ class RowEmitter {
     ForEachRow([&] {
       const Vec d = b_.Div(Total(&sums[row_ * chains], chains, OpKind::kMean), CountOfRow());
       const Vec dd = b_.Div(Total(&squares[row_ * chains], chains, OpKind::kMean), CountOfRow());
-      row().values[graph_.op(mean).results[0]] = Lanes::Of(b_.Add(around[row_], d));
-      row().values[graph_.op(variance).results[0]] = Lanes::Of(b_.Sub(dd, b_.Mul(d, d)));
+      SetOfRow(mean, b_.Add(around[row_], d));
+      SetOfRow(variance, b_.Sub(dd, b_.Mul(d, d)));
     });
   }
 
@@ -446,10 +476,18 @@ class RowEmitter {
         const OpKind kind = graph_.op(ops[i]).kind();
         Vec total = Total(sums_of(i), chains, kind);
         if (kind == OpKind::kMean) total = b_.Div(total, CountOfRow());
-        row().values[graph_.op(ops[i]).results[0]] = Lanes::Of(total);
+        SetOfRow(ops[i], total);
       }
     });
   }
+
+  void SetOfRow(OpId reduction, Vec total) {
+    const ValueId value = graph_.op(reduction).results[0];
+    row().values[value] = Lanes::Of(Rounded(graph_.type(value).dtype, total));
+  }
+
+  // As a value of that type: kernels compute in f32.
+  Vec Rounded(DType dtype, Vec x) { return dtype == DType::kF32 ? x : b_.RoundTo(dtype, x); }
 
   Vec CountOfRow() { return b_.FromInt(sizes_[inner_]); }
 
@@ -475,8 +513,9 @@ class RowEmitter {
     }
     if (spec_.leaves.contains(value)) return LoadLeaf(value, place);
     if (def->kind() == OpKind::kConstant) {
-      const std::vector<double>& values = std::get<std::vector<double>>(def->fields.attrs[0]);
-      return Lanes::Of(b_.Splat(values[0]));
+      const double number = std::get<std::vector<double>>(def->fields.attrs[0])[0];
+      const DType dtype = graph_.type(value).dtype;
+      return Lanes::Of(b_.Splat(IsReal(dtype) ? sinter::RoundTo(dtype, number) : number));
     }
     std::vector<Lanes> x;
     for (ValueId v : def->fields.operands) x.push_back(At(v, place));
@@ -527,7 +566,7 @@ class RowEmitter {
       const Vec below = b_.Load(from.dtype, b_.Offset(at, from.dtype, b_.Sub(b_.Const(0), half)), &high);
       partner = b_.Select(first, above, below);
     }
-    return b_.Fma(x, cosines, b_.Mul(partner, sines));
+    return Rounded(graph_.type(value).dtype, b_.Fma(x, cosines, b_.Mul(partner, sines)));
   }
 
   Lanes Elementwise(const OpData& op, const std::vector<Lanes>& x, DType result) {
@@ -536,12 +575,12 @@ class RowEmitter {
     }
     if (op.kind() == OpKind::kConvert && x[0].kind == Lanes::kInts) {
       const Vec value = b_.ToFloat(graph_.type(op.fields.operands[0]).dtype, x[0].ints);
-      return Lanes::Of(result == DType::kF32 ? value : b_.RoundTo(result, value));
+      return Lanes::Of(Rounded(result, value));
     }
     Vec floats[2];
     for (size_t i = 0; i < x.size(); ++i) floats[i] = x[i].floats;
     const Vec y = ElementwiseEmitter(op.kind())(b_, floats);
-    return Lanes::Of(result == DType::kF32 ? y : b_.RoundTo(result, y));
+    return Lanes::Of(Rounded(result, y));
   }
 
   void StoreRow(const RowSpec::Store& store, Ptr at) {
@@ -567,9 +606,10 @@ class RowEmitter {
   size_t inner_ = 0;
   Int from_, to_;  // what the grain covers of the inner axis
   std::vector<OpId> reductions_;
-  ValueId kept_ = ValueId::None();  // lies where the result goes
-  std::vector<RowState> group_;     // the rows that go side by side
-  size_t row_ = 0;                  // the one of them at hand
+  mutable absl::flat_hash_map<ValueId, bool> varies_;  // what Varies has found
+  ValueId kept_ = ValueId::None();                     // lies where the result goes
+  std::vector<RowState> group_;                        // the rows that go side by side
+  size_t row_ = 0;                                     // the one of them at hand
 };
 
 }  // namespace

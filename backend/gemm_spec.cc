@@ -61,6 +61,9 @@ class GemmBuilder final : BodyReader {
     if (const absl::string_view pack = PackOf(gemm.b); !pack.empty()) {
       SINTER_ASSIGN_OR_RETURN(spec_.packing, FindPacking(pack));
       if (spec_.packing->k_major == gemm.trans_b) return No("a weight packed for the other transposition");
+      if (spec_.packing->blocks != (FindQuantFormat(body_.type(gemm.b).dtype) != nullptr)) {
+        return No(absl::StrCat("a weight of ", Info(body_.type(gemm.b).dtype).name, " packed as ", pack));
+      }
       if (spec_.packing->depth == 2 && !(spec_.a.dtype == DType::kBF16 && spec_.a.strides[batch_ + 1].is_one())) {
         return No("a weight packed in pairs for rows that are no pairs of bf16");
       }

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "backend/body_reader.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "ir/quant.h"
 
@@ -385,6 +386,10 @@ class SpecBuilder final : BodyReader {
 }  // namespace
 
 absl::StatusOr<KernelSpec> SpecOfOne(const Graph& body, absl::Span<const std::string> packs) {
+  if (limits::kBodyOps.Exceeded(body.order().size())) {  // values are followed through it by recursion
+    return absl::UnimplementedError(
+        absl::StrCat("@", body.name(), ": a kernel of ", body.order().size(), " ops: ", limits::kBodyOps.Text()));
+  }
   return SpecBuilder(body, packs).Build();
 }
 

@@ -1,7 +1,7 @@
 #include "backend/metadata.h"
 
 #include <algorithm>
-#include <iterator>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -94,53 +94,61 @@ absl::StatusOr<std::unique_ptr<fbs::StepT>> StepOf(const Graph& graph, OpId id, 
   return step;
 }
 
-void Mention(const DimExpr& expr, std::set<uint16_t>& mentioned) {
-  for (const DimExpr::Term& term : expr.terms()) {
-    for (DimId symbol : term.symbols) mentioned.insert(static_cast<uint16_t>(symbol.value));
+// The symbols that a run supplies to an entry's kernels: those that they or the bodies that they name mention. A call
+// may stand for the smallest values of symbols of its body (CallDims); all kernels of a run read one table of dims, so
+// such a symbol must be used nowhere else.
+class SymbolCollector {
+ public:
+  static absl::StatusOr<std::vector<uint16_t>> SymbolsOf(const Graph& entry) {
+    SymbolCollector collector;
+    IdMap<DimId, DimExpr> themselves;
+    const DimTable& dims = entry.module().dims;
+    for (uint32_t i = 0; i < dims.symbols().size(); ++i) themselves.Add(DimExpr::Symbol(DimId{i}));
+    collector.Visit(entry, themselves, "");
+    for (const auto& [dim, call] : collector.fixed_) {
+      if (!collector.used_.contains(dim)) continue;
+      return absl::InvalidArgumentError(absl::StrCat("@", entry.name(), call, " dim ", dims.symbols()[dim].name, " as ",
+                                                     dims.symbols()[dim].min, ", and other values of @", entry.name(),
+                                                     " have it as a dim"));
+    }
+    std::vector<uint16_t> symbols;
+    for (DimId dim : collector.used_) symbols.push_back(static_cast<uint16_t>(dim.value));
+    return symbols;
   }
-}
 
-// The symbols that the types of a graph's values mention.
-std::set<uint16_t> SymbolsIn(const Graph& graph) {
-  std::set<uint16_t> mentioned;
-  const auto mention = [&](ValueId v) {
-    for (const DimExpr& dim : graph.type(v).dims) Mention(dim, mentioned);
-  };
-  std::for_each(graph.params().begin(), graph.params().end(), mention);
-  for (OpId op : graph.order()) std::for_each(graph.op(op).results.begin(), graph.op(op).results.end(), mention);
-  return mentioned;
-}
-
-// The symbols that a run supplies to the entry's kernels. A call may stand for the smallest values of symbols of its
-// body (CallDims); all kernels of a run read one table of dims, so such a symbol must be used nowhere else.
-absl::StatusOr<std::vector<uint16_t>> SymbolsOf(const Graph& entry) {
-  const std::set<uint16_t> own = SymbolsIn(entry);
-  std::set<uint16_t> used = own, fixed;
-  for (OpId id : entry.order()) {
-    const auto kernel = entry.As<ops::Kernel>(id);
-    if (!kernel) continue;
-    const Graph& body = entry.module().graph(kernel->body.id);
-    std::vector<const Type*> args;
-    for (ValueId arg : kernel->args) args.push_back(&entry.type(arg));
-    const IdMap<DimId, DimExpr> by = *CallDims(body, args);  // the verifier saw that it fits
-    for (uint16_t symbol : SymbolsIn(body)) {
-      const DimId dim{symbol};
-      if (!by[dim].is_const()) {
-        used.insert(symbol);
+ private:
+  // `by`: what the graph's symbols stand for. `call`: the entry's call that leads to it.
+  void Visit(const Graph& graph, const IdMap<DimId, DimExpr>& by, const std::string& call) {
+    for (DimId dim : MentionedDims(graph)) {
+      if (by[dim].is_const()) {
+        fixed_.emplace(dim, call);
+      } else {
+        used_.insert(dim);
+      }
+    }
+    for (OpId id : graph.order()) {
+      const OpData& op = graph.op(id);
+      if (const auto kernel = graph.As<ops::Kernel>(id)) {
+        const Graph& body = graph.module().graph(kernel->body.id);
+        std::vector<const Type*> args;
+        for (ValueId arg : kernel->args) args.push_back(&graph.type(arg));
+        IdMap<DimId, DimExpr> of_body = *CallDims(body, args);  // the verifier saw that it fits
+        for (uint32_t i = 0; i < of_body.size(); ++i) of_body[DimId{i}] = of_body[DimId{i}].Substitute(by);
+        Visit(body, of_body,
+              !call.empty()
+                  ? call
+                  : absl::StrCat(" %", graph.value(op.results[0]).name, ": the call of @", body.name(), " takes"));
         continue;
       }
-      fixed.insert(symbol);
-      if (own.count(symbol) == 0) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("@", entry.name(), " %", entry.value(entry.op(id).results[0]).name, ": the call of @",
-                       body.name(), " takes dim ", entry.module().dims.symbols()[dim].name, " as ", by[dim].constant(),
-                       ", and other values of @", entry.name(), " have it as a dim"));
+      for (const Attr& attr : op.fields.attrs) {
+        if (const auto* body = std::get_if<GraphRef>(&attr)) Visit(graph.module().graph(body->id), by, call);
+      }
     }
   }
-  std::vector<uint16_t> symbols;
-  std::set_difference(used.begin(), used.end(), fixed.begin(), fixed.end(), std::back_inserter(symbols));
-  return symbols;
-}
+
+  std::map<DimId, std::string> fixed_;  // and a call that takes it as its smallest value
+  std::set<DimId> used_;
+};
 
 absl::StatusOr<std::unique_ptr<fbs::EntryT>> EntryOf(const Graph& graph, const KernelTable& table) {
   auto entry = std::make_unique<fbs::EntryT>();
@@ -162,7 +170,7 @@ absl::StatusOr<std::unique_ptr<fbs::EntryT>> EntryOf(const Graph& graph, const K
     SINTER_ASSIGN_OR_RETURN(auto step, StepOf(graph, id, table));
     entry->steps.push_back(std::move(step));
   }
-  SINTER_ASSIGN_OR_RETURN(entry->symbols, SymbolsOf(graph));
+  SINTER_ASSIGN_OR_RETURN(entry->symbols, SymbolCollector::SymbolsOf(graph));
   return entry;
 }
 
@@ -182,7 +190,7 @@ std::unique_ptr<fbs::TokenizerT> TokenizerOf(const TokenizerData& data) {
   return out;
 }
 
-// Specialized entries, @NAME.SUFFIX, before @NAME.
+// Specialized entries, @NAME.N, before @NAME.
 std::vector<GraphId> OrderedEntries(const Module& module) {
   std::vector<GraphId> entries = module.entries();
   std::stable_partition(entries.begin(), entries.end(),

@@ -62,7 +62,7 @@ absl::StatusOr<Placement> PlacementOf(const Module& module) {
       int64_t& size = weights                                ? placement.weights_bytes
                       : data.address->space == Space::kArena ? placement.arena_bytes
                                                              : placement.thread_bytes;
-      size = std::max(size, *end);
+      size = std::max(size, std::max(*end, at + 1));  // one of no bytes has a place, too
       return absl::OkStatus();
     };
     for (ValueId v : graph.params()) SINTER_RETURN_IF_ERROR(add(v));

@@ -209,7 +209,7 @@ class GroupBuilder {
       if (access.gather) access.gather->operand = operands[access.gather->operand];
     });
     part.tiles = kernel.tiles;
-    makers_.push_back(body_.op(id).results[0]);
+    makers_.push_back(body_.op(id).results);
     args_.push_back(kernel.args);
     parts_.push_back(std::move(part));
     return absl::OkStatus();
@@ -221,16 +221,17 @@ class GroupBuilder {
     lanes_.resize(parts_.size());
     std::iota(lanes_.begin(), lanes_.end(), size_t{0});
     for (size_t reader = 0; reader < parts_.size(); ++reader) {
-      std::vector<size_t> writers;
+      std::vector<std::pair<size_t, ValueId>> reads;  // who made it, what
       for (size_t writer = 0; writer < reader; ++writer) {
-        const std::vector<ValueId>& args = args_[reader];
-        if (std::find(args.begin(), args.end(), makers_[writer]) != args.end()) writers.push_back(writer);
+        for (ValueId made : makers_[writer]) {
+          const std::vector<ValueId>& args = args_[reader];
+          if (std::find(args.begin(), args.end(), made) != args.end()) reads.emplace_back(writer, made);
+        }
       }
-      for (size_t writer : writers) TakeGrains(parts_[reader], parts_[writer]);
-      for (size_t writer : writers) {
-        const ValueId made = makers_[writer];
+      for (const auto& [writer, made] : reads) TakeGrains(parts_[reader], parts_[writer]);
+      for (const auto& [writer, made] : reads) {
         if (!ReadsOwnGrains(parts_[writer], operand_.at(made), parts_[reader], operand_.at(made))) {
-          return No(absl::StrCat("a grain of %", body_.value(makers_[reader]).name, " reads other grains of %",
+          return No(absl::StrCat("a grain of %", body_.value(makers_[reader][0]).name, " reads other grains of %",
                                  body_.value(made).name));
         }
         const size_t from = std::max(lanes_[reader], lanes_[writer]), to = std::min(lanes_[reader], lanes_[writer]);
@@ -244,7 +245,7 @@ class GroupBuilder {
   absl::Span<const std::string> packs_;
   absl::flat_hash_map<ValueId, uint32_t> operand_;
   std::vector<KernelSpec> parts_;
-  std::vector<ValueId> makers_;  // the value that each part makes
+  std::vector<absl::InlinedVector<ValueId, 2>> makers_;  // the values that each part makes
   std::vector<std::vector<ValueId>> args_;
   std::vector<size_t> lanes_;  // of each part; lanes have gaps
   size_t last_ = 0;

@@ -210,7 +210,8 @@ Ptr VectorBuilder::Offset(Ptr base, DType dtype, Int elems) {
 }
 
 Int VectorBuilder::LoadIndex(DType dtype, Ptr at) {
-  if (dtype == DType::kI64) return {s_->b.CreateLoad(s_->b.getInt64Ty(), at.v)};
+  constexpr int64_t kFar = int64_t{1} << 62;  // sums with sizes do not overflow
+  if (dtype == DType::kI64) return Max(Min({s_->b.CreateLoad(s_->b.getInt64Ty(), at.v)}, Const(kFar)), Const(-kFar));
   return {s_->b.CreateSExt(s_->b.CreateLoad(s_->b.getInt32Ty(), at.v), s_->b.getInt64Ty())};
 }
 

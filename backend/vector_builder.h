@@ -84,7 +84,7 @@ class VectorBuilder {
   Ptr Operand(uint32_t index, bool state);  // a state's is its first page
   Ptr Scratch();
   Ptr Offset(Ptr base, DType dtype, Int elems);  // of a quantized type whole blocks
-  Int LoadIndex(DType dtype, Ptr at);            // i32 or i64, widened
+  Int LoadIndex(DType dtype, Ptr at);            // i32 or i64, widened; within +-2^62
   Vec Load(DType dtype, Ptr at, const Mask* mask = nullptr);
   Vec LoadSplat(DType dtype, Ptr at);
   Vec LoadTwice(DType dtype, Ptr at);  // as many elements as half the lanes, and the same again

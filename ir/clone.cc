@@ -139,16 +139,34 @@ uint32_t StateOrigin(const Graph& body, ValueId value) {
   return body.value(value).index;
 }
 
-// Adds the symbols of a type to `mentioned`.
-void Mention(const Type& type, IdMap<DimId, uint8_t>& mentioned) {
-  for (const DimExpr& dim : type.dims) {
-    for (const DimExpr::Term& term : dim.terms()) {
-      for (DimId symbol : term.symbols) mentioned[symbol] = 1;
-    }
+// Adds the symbols of a dim, or of a type, to `mentioned`.
+void Mention(const DimExpr& dim, IdMap<DimId, uint8_t>& mentioned) {
+  for (const DimExpr::Term& term : dim.terms()) {
+    for (DimId symbol : term.symbols) mentioned[symbol] = 1;
   }
+}
+void Mention(const Type& type, IdMap<DimId, uint8_t>& mentioned) {
+  for (const DimExpr& dim : type.dims) Mention(dim, mentioned);
 }
 
 }  // namespace
+
+std::vector<DimId> MentionedDims(const Graph& graph) {
+  IdMap<DimId, uint8_t> mentioned;
+  mentioned.Resize(graph.module().dims.symbols().size());
+  for (ValueId param : graph.params()) Mention(graph.type(param), mentioned);
+  for (OpId op : graph.order()) {
+    for (ValueId result : graph.op(op).results) Mention(graph.type(result), mentioned);
+    for (const Attr& attr : graph.op(op).fields.attrs) {
+      if (const auto* dim = std::get_if<DimExpr>(&attr)) Mention(*dim, mentioned);
+    }
+  }
+  std::vector<DimId> dims;
+  for (uint32_t i = 0; i < mentioned.size(); ++i) {
+    if (mentioned[DimId{i}] != 0) dims.push_back(DimId{i});
+  }
+  return dims;
+}
 
 Type Substitute(const Type& type, const IdMap<DimId, DimExpr>& by) {
   Type result = type;

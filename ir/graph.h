@@ -209,6 +209,9 @@ bool IsGroup(const Graph& body);
 // entry specialized to one row shares the kernels of the general one. nullopt when the argument types do not fit the
 // parameters.
 std::optional<IdMap<DimId, DimExpr>> CallDims(const Graph& body, absl::Span<const Type* const> args);
+// The symbols that a graph mentions itself: in the types of its values and in attributes, not in bodies that its ops
+// name. Each once, in order.
+std::vector<DimId> MentionedDims(const Graph& graph);
 // A type with symbols replaced.
 Type Substitute(const Type& type, const IdMap<DimId, DimExpr>& by);
 

@@ -24,14 +24,19 @@ bool Holds(const RuleMatch& match, absl::string_view value, double number) {
 }
 
 bool HoldsReciprocal(const RuleMatch& match) { return Holds(match, "y", 1 / match.scalar("c")); }
-bool HoldsProduct(const RuleMatch& match) { return Holds(match, "y", match.scalar("a") * match.scalar("b")); }
+bool IsWide(const RuleMatch& match) {
+  return match.type("y").dtype == DType::kF32 || match.type("y").dtype == DType::kF64;
+}
 
-// Where the factor moves, no more elements are multiplied than before, and a factor near 1 makes no product leave the
-// range of f32 that was not at its edge. Two constants are HoldsProduct's.
+// A factor near 1 makes no product leave the range of f32 that was not at its edge.
+bool IsNearOne(double factor) { return std::abs(factor) >= 0x1p-6 && std::abs(factor) <= 0x1p6; }
+bool HoldsProduct(const RuleMatch& match) {
+  return IsNearOne(match.scalar("a")) && Holds(match, "y", match.scalar("a") * match.scalar("b"));
+}
+
+// Where the factor moves, no more elements are multiplied than before. Two constants are HoldsProduct's.
 bool MayMove(const RuleMatch& match) {
-  const double c = std::abs(match.scalar("c"));
-  const bool wide = match.type("y").dtype == DType::kF32 || match.type("y").dtype == DType::kF64;
-  return wide && c >= 0x1p-6 && c <= 0x1p6 && match.type("m") == match.type("y") && !match.is_constant("z");
+  return IsWide(match) && IsNearOne(match.scalar("c")) && match.type("m") == match.type("y") && !match.is_constant("z");
 }
 
 bool IsOneOverLength(const RuleMatch& match) {
@@ -39,8 +44,8 @@ bool IsOneOverLength(const RuleMatch& match) {
   return length.is_const() && std::abs(match.scalar("c") * static_cast<double>(length.constant()) - 1) < 1e-6;
 }
 
-// A column 1/u, say of a softmax, is better made once a row.
-bool IsFull(const RuleMatch& match) { return match.type("r") == match.type("y"); }
+// A column 1/u, say of a softmax, is better made once a row; and in f16 it may be infinite where x / u is not.
+bool IsFull(const RuleMatch& match) { return IsWide(match) && match.type("r") == match.type("y"); }
 
 }  // namespace
 

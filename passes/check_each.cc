@@ -285,7 +285,7 @@ absl::Status CompareEntries(const Graph& before, const Graph& after, const EvalO
   return absl::OkStatus();
 }
 
-// The entry that `name` was made from: itself, or NAME of NAME.SUFFIX.
+// The entry that `name` was made from: itself, or NAME of NAME.N.
 const Graph* EntryBefore(const Module& before, absl::string_view name) {
   if (const Graph* graph = before.FindGraph(name)) return graph;
   const size_t dot = name.rfind('.');

@@ -2,7 +2,7 @@
 //
 // Called by the instruments of RunPipeline. Every entry runs through the evaluator before and after on the same random
 // inputs at small dims (T=3, P=2, L=2 and 3 for other symbols, as far as ranges and bounds allow), float values in
-// double. Integers stay within the tables that they index; positions are P, P+1, ... An entry NAME.SUFFIX that was not
+// double. Integers stay within the tables that they index; positions are P, P+1, ... An entry NAME.N that was not
 // there before is compared with NAME at the dims of its own parameters. Tolerance: 1e-5 of the largest value of a
 // result, or what its element type can tell apart where that is coarser.
 #pragma once

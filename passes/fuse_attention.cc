@@ -10,6 +10,13 @@
 
 namespace sinter {
 
+namespace {
+
+// A constant may be what gives k the axes that q has: without it they would be other axes.
+bool KeepsAxes(const RuleMatch& match) { return match.type("x") == match.type("k"); }
+
+}  // namespace
+
 std::vector<Rule> FuseAttention() {
   std::vector<Rule> rules;
   for (const char* mask : {"", ", %mask"}) {
@@ -21,14 +28,17 @@ std::vector<Rule> FuseAttention() {
     =>
       %o = attend %q, %k, %v)",
                                             mask, " {scale=$a}\n")});
-    const auto add = [&](const char* name, const char* line, const char* before, const char* after, const char* scale) {
-      rules.push_back({name, absl::StrCat(line, "\n %o = attend ", before, mask, " {scale=$a}\n=>\n %o = attend ",
-                                          after, mask, " {scale=", scale, "}\n")});
+    const auto add = [&](const char* name, const char* line, const char* before, const char* after, const char* scale,
+                         bool (*when)(const RuleMatch&) = nullptr) {
+      rules.push_back({name,
+                       absl::StrCat(line, "\n %o = attend ", before, mask, " {scale=$a}\n=>\n %o = attend ", after,
+                                    mask, " {scale=", scale, "}\n"),
+                       when});
     };
     add("attend-scale", "%x = mul %q, $c", "%x, %k, %v", "%q, %k, %v", "$a*$c");
     add("attend-scale", "%x = div %q, $c", "%x, %k, %v", "%q, %k, %v", "$a/$c");
-    add("attend-scale", "%x = mul %k, $c", "%q, %x, %v", "%q, %k, %v", "$a*$c");
-    add("attend-scale", "%x = div %k, $c", "%q, %x, %v", "%q, %k, %v", "$a/$c");
+    add("attend-scale", "%x = mul %k, $c", "%q, %x, %v", "%q, %k, %v", "$a*$c", KeepsAxes);
+    add("attend-scale", "%x = div %k, $c", "%q, %x, %v", "%q, %k, %v", "$a/$c", KeepsAxes);
     add("attend-dequantize", "%x = dequantize %k", "%q, %x, %v", "%q, %k, %v", "$a");
     add("attend-dequantize", "%x = dequantize %v", "%q, %k, %x", "%q, %k, %v", "$a");
     for (const char* axis : {"0", "1"}) {

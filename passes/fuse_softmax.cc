@@ -15,6 +15,8 @@ namespace sinter {
 namespace {
 
 bool IsPositive(const RuleMatch& match) { return match.scalar("a") > 0; }
+// A constant may be what gives k the axes that q has: without it they would be other axes.
+bool KeepsAxes(const RuleMatch& match) { return match.type("kc") == match.type("k"); }
 
 constexpr const char* kExps[] = {
     R"(
@@ -69,9 +71,10 @@ std::vector<Rule> ScaledRows(const std::string& mask) {
                         turn.empty() ? plain : "%q", ", %k ", attributes, right)});
     }
   }
-  rules.push_back(
-      {"softmax-scaled-rows", absl::StrCat("%kc = mul %k, $c\n %s = gemm %q, %kc ", attributes, "%p = softmax %s", mask,
-                                           " {scale=$a}\n=>\n%s = gemm %q, %k ", attributes, right)});
+  rules.push_back({"softmax-scaled-rows",
+                   absl::StrCat("%kc = mul %k, $c\n %s = gemm %q, %kc ", attributes, "%p = softmax %s", mask,
+                                " {scale=$a}\n=>\n%s = gemm %q, %k ", attributes, right),
+                   KeepsAxes});
   return rules;
 }
 

@@ -316,8 +316,9 @@ class EntryChecker {
   bool TakesPlace(const Step& step, ValueId old, ValueId made) const {
     std::vector<Footprint> reads, stores;
     for (const Touch& touch : step.touches) {
-      if (touch.value == old) reads = FootprintsOf(step, touch);
-      if (touch.value == made) stores = FootprintsOf(step, touch);
+      if (touch.value != old && touch.value != made) continue;
+      std::vector<Footprint>& footprints = touch.value == old ? reads : stores;  // a value may be given twice
+      for (const Footprint& footprint : FootprintsOf(step, touch)) footprints.push_back(footprint);
     }
     if (stores.empty() || !stores[0].part->row) return false;  // later parts read what the first of them stored
     const Graph& expr = *stores[0].part->row->expr;

@@ -9,11 +9,14 @@ namespace {
 
 using Line = ParsedRule::Line;
 
+// Numbers that f32 holds are meant exactly, others as somebody may have rounded them.
 bool Same(double pattern, double found) {
-  return pattern == found || (std::isfinite(pattern) && std::abs(found - pattern) <= 1e-6 * std::abs(pattern));
+  if (pattern == found || static_cast<double>(static_cast<float>(pattern)) == pattern) return pattern == found;
+  return std::abs(found - pattern) <= 1e-6 * std::abs(pattern);
 }
 
-// The element that all elements of a constant have, as its type holds it; f32 and wider as written.
+// The element that all elements of a constant have, as its type holds it; f32 and wider as written, but for what f32
+// holds as 0, as infinity or with fewer digits.
 std::optional<double> SplatOf(const Graph& graph, ValueId value) {
   const OpId def = graph.value(value).def;
   if (!def.valid() || graph.op(def).kind() != OpKind::kConstant) return std::nullopt;
@@ -22,7 +25,10 @@ std::optional<double> SplatOf(const Graph& graph, ValueId value) {
   const double first = values[0];
   if (std::any_of(values.begin(), values.end(), [&](double v) { return v != first; })) return std::nullopt;
   const DType dtype = graph.type(value).dtype;
-  return ElemBytes(dtype, 1) < 4 ? RoundTo(dtype, first) : first;
+  if (ElemBytes(dtype, 1) < 4) return RoundTo(dtype, first);
+  const bool other =
+      dtype == DType::kF32 && first != 0 && std::isfinite(first) && !std::isnormal(RoundTo(dtype, first));
+  return other ? std::nullopt : std::optional(first);
 }
 
 double NumberOf(const Attr& attr) {

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "ir/hash.h"
 #include "ir/quant.h"
+#include "passes/cleanup.h"
 #include "passes/expand.h"
 #include "passes/pass.h"
 
@@ -22,12 +23,12 @@ namespace {
 constexpr char kBlocksPack[] = "blocks16";  // of weights in blocks, for products and for rows
 
 // Bodies by their structural hash.
-using Bodies = absl::flat_hash_map<uint64_t, GraphId>;
+using BodiesByHash = absl::flat_hash_map<uint64_t, GraphId>;
 
 // Lowers one entry in place.
 class Selector {
  public:
-  Selector(Module& module, Graph& graph, const PassContext& context, Bodies& bodies, const Bodies& general,
+  Selector(Module& module, Graph& graph, const PassContext& context, BodiesByHash& bodies, const BodiesByHash& general,
            std::vector<std::string>& problems)
       : module_(module), graph_(graph), context_(context), bodies_(bodies), general_(general), problems_(problems) {}
 
@@ -99,6 +100,7 @@ class Selector {
     if (!id_is(id, OpKind::kCausalMask)) return false;
     const ValueId mask = graph_.op(id).results[0];
     const auto& uses = graph_.value(mask).uses;
+    if (LooksAtOverwritten(graph_, graph_.op(id).fields.operands[0])) return false;  // as it is where it stands
     return !graph_.IsResult(mask) && std::all_of(uses.begin(), uses.end(), [&](const Use& use) {
       return graph_.op(use.op).def().Has(kAttention);
     });
@@ -286,7 +288,10 @@ class Selector {
   absl::Status ImportGemm(Body& body, const ops::Gemm& gemm, OpId id) {
     SINTER_RETURN_IF_ERROR(ImportStored(body, gemm.a, id));
     std::string pack;
-    SINTER_ASSIGN_OR_RETURN(ValueId b, Packed(gemm, pack));
+    ValueId b = gemm.b;
+    if (gemm.a != gemm.b) {  // rows are read as they lie
+      SINTER_ASSIGN_OR_RETURN(b, Packed(gemm, pack));
+    }
     if (!pack.empty()) {
       Alias(body, gemm.b, b, pack);
       return absl::OkStatus();
@@ -420,17 +425,17 @@ class Selector {
   Module& module_;
   Graph& graph_;
   const PassContext& context_;
-  Bodies& bodies_;
-  const Bodies& general_;  // by the hash that they have when specialized as this entry is
+  BodiesByHash& bodies_;
+  const BodiesByHash& general_;  // by the hash that they have when specialized as this entry is
   std::vector<std::string>& problems_;
   absl::flat_hash_map<ValueId, ValueId> dense_;
   absl::flat_hash_map<std::pair<ValueId, std::string>, ValueId> packed_;
 };
 
-// The bodies of @NAME by the hashes that they would have in @NAME.SUFFIX, where some symbols of its parameters are
+// The bodies of @NAME by the hashes that they would have in @NAME.N, where some symbols of its parameters are
 // their smallest values.
-absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const Bodies& bodies) {
-  Bodies general;
+absl::StatusOr<BodiesByHash> GeneralBodies(Module& module, const Graph& entry, const BodiesByHash& bodies) {
+  BodiesByHash general;
   const Graph* base = module.FindGraph(entry.name().substr(0, entry.name().find('.')));
   if (base == nullptr || base == &entry) return general;
   std::vector<const Type*> types;
@@ -448,9 +453,9 @@ absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const B
     std::vector<const Type*> args;
     for (const Type& type : fixed) args.push_back(&type);
     const auto call = CallDims(body, args);
-    const bool says = call && std::all_of(body.results().begin(), body.results().end(), [&](ValueId result) {
-                        return Substitute(body.type(result), *call) == Substitute(body.type(result), *by);
-                      });
+    const std::vector<DimId> mentioned = MentionedDims(body);
+    const bool says =
+        call && std::all_of(mentioned.begin(), mentioned.end(), [&](DimId dim) { return (*call)[dim] == (*by)[dim]; });
     if (!says) continue;
     SINTER_ASSIGN_OR_RETURN(const GraphId clone, CloneGraph(body, module, "k_specialized", *by));
     const auto [equal, is_new] = general.emplace(HashGraph(module.graph(clone)), id);
@@ -463,14 +468,14 @@ absl::StatusOr<Bodies> GeneralBodies(Module& module, const Graph& entry, const B
 }  // namespace
 
 absl::StatusOr<bool> SelectKernels(Module& module, PassContext& context) {
-  Bodies bodies;
+  BodiesByHash bodies;
   std::vector<std::string> problems;
   // General entries first: specialized ones share their kernels.
   std::vector<GraphId> entries = module.entries();
   std::stable_partition(entries.begin(), entries.end(),
                         [&](GraphId id) { return module.graph(id).name().find('.') == std::string::npos; });
   for (GraphId id : entries) {
-    SINTER_ASSIGN_OR_RETURN(const Bodies general, GeneralBodies(module, module.graph(id), bodies));
+    SINTER_ASSIGN_OR_RETURN(const BodiesByHash general, GeneralBodies(module, module.graph(id), bodies));
     SINTER_RETURN_IF_ERROR(Selector(module, module.graph(id), context, bodies, general, problems).Run());
   }
   if (!problems.empty()) {

@@ -42,7 +42,7 @@ struct MemoryNeed {
   int64_t other_bytes = 0;   // what the caller adds: logits, results
 };
 
-// Of one workspace with so many threads and one sequence, both for entry `entry` and its NAME.SUFFIX.
+// Of one workspace with so many threads and one sequence, both for entry `entry` and its NAME.N.
 MemoryNeed NeedToRun(const CompiledModule& module, int threads, WeightsPlace weights = WeightsPlace::kFile,
                      absl::string_view entry = "main");
 

@@ -1,8 +1,10 @@
 #include "runtime/module.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/bytes.h"
@@ -77,7 +79,10 @@ bool Bind(const LoadedEntry& entry, absl::Span<const std::vector<int64_t>> shape
 }  // namespace
 
 bool Serves(absl::string_view entry_name, absl::string_view name) {
-  return absl::ConsumePrefix(&entry_name, name) && (entry_name.empty() || entry_name[0] == '.');
+  if (!absl::ConsumePrefix(&entry_name, name)) return false;
+  if (entry_name.empty()) return true;
+  return absl::ConsumePrefix(&entry_name, ".") && !entry_name.empty() &&
+         std::all_of(entry_name.begin(), entry_name.end(), absl::ascii_isdigit);
 }
 
 int64_t DimSum::Evaluate(const int64_t* dims) const {

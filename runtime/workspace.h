@@ -66,7 +66,7 @@ class Workspace {
   absl::Status Run(const LoadedEntry& entry, absl::Span<const int64_t> dims, absl::Span<const void* const> inputs,
                    absl::Span<void* const> outputs, absl::Span<const SinterState> states);
 
-  // One step of a language model: entry `main` and its `main.SUFFIX`, (ids: i32[T], positions: i32[T], rows: i32[L],
+  // One step of a language model: entry `main` and its `main.N`, (ids: i32[T], positions: i32[T], rows: i32[L],
   // states) -> f32[L, V]. The dim called P, if there is one, is the number of tokens already in the states. Appends
   // `ids` to the sequence and writes the logits of the rows asked for (indices into ids, ascending) to `logits`, [rows,
   // vocabulary]. ids.size() is at most max_tokens(). kOutOfRange: an id outside the vocabulary, a full context.

@@ -87,5 +87,59 @@ TEST(KernelSpec, RefusesWhatNoFamilyComputes) {
   }
 }
 
+// Bodies are followed by recursion.
+TEST(KernelSpec, RefusesLargeBodies) {
+  const auto chain = [](int ops) {
+    std::string text = "graph @k(%x0: f32[4]) -> (f32[4]) {\n";
+    for (int i = 0; i < ops; ++i) absl::StrAppend(&text, " %x", i + 1, " = neg %x", i, " : f32[4]\n");
+    return absl::StrCat(text, " return %x", ops, "\n }");
+  };
+  EXPECT_EQ(SpecText(chain(256)), "ok");
+  EXPECT_THAT(SpecText(chain(20000)), testing::HasSubstr("@k: a kernel of 20000 ops: "));
+}
+
+// Parts of a group read no other grains than their own of what they make, whichever result it is.
+TEST(KernelSpec, RefusesGroupsWhosePartsReadEachOthersGrains) {
+  const auto spec = [](const char* read) {
+    const auto module = Parse(
+        absl::StrCat("module @m stage kernels {\n"
+                     " graph @main(%q: f32[1,1,32], %k: f32[1,65,32], %x: f32[1,1,7]) -> (f32[1,1,7]) {\n"
+                     "  %o, %w, %z = kernel @g(%q, %k, %x) {family=\"group\"} : f32[1,1,7,32], f32[1,1,7], f32[1,1,7]\n"
+                     "  return %z\n }\n"
+                     " graph @g(%q: f32[1,1,32], %k: f32[1,65,32], %x: f32[1,1,7]) -> (f32[1,1,7,32], f32[1,1,7], "
+                     "f32[1,1,7]) {\n"
+                     "  %o, %w = kernel @parts(%q, %k) {family=\"attend\"} : f32[1,1,7,32], f32[1,1,7]\n"
+                     "  %z = kernel @neg(",
+                     read,
+                     ") {family=\"map\"} : f32[1,1,7]\n  return %o, %w, %z\n }\n"
+                     " graph @parts(%q: f32[1,1,32], %k: f32[1,65,32]) -> (f32[1,1,7,32], f32[1,1,7]) {\n"
+                     "  %o, %w = attend_parts %q, %k, %k {parts=7} : f32[1,1,7,32], f32[1,1,7]\n  return %o, %w\n }\n"
+                     " graph @neg(%w: f32[1,1,7]) -> (f32[1,1,7]) {\n  %z = neg %w : f32[1,1,7]\n  return %z\n }\n}\n"),
+        "spec");
+    if (!module.ok()) return std::string(module.status().message());
+    const absl::Status status = SpecOf(*(*module)->FindGraph("g"), {}).status();
+    return status.ok() ? "ok" : std::string(status.message());
+  };
+  EXPECT_EQ(spec("%x"), "ok");
+  EXPECT_THAT(spec("%w"), testing::HasSubstr("a grain of %z reads other grains of %w"));
+}
+
+// A packing that says blocks of a weight that has none, and the other way round.
+TEST(KernelSpec, RefusesPackingsOfOtherWeights) {
+  const auto spec = [](const char* dtype, const char* pack) {
+    const auto module = Parse(absl::StrCat("module @m {\n graph @k(%x: f32[2,32], %w: ", dtype,
+                                           "[16,32]) -> (f32[2,16]) {\n %y = gemm %x, %w {trans_b=true} : f32[2,16]\n"
+                                           " return %y\n }\n}\n"),
+                              "spec");
+    if (!module.ok()) return std::string(module.status().message());
+    const absl::Status status = SpecOf(*(*module)->FindGraph("k"), {"", pack}).status();
+    return status.ok() ? "ok" : std::string(status.message());
+  };
+  EXPECT_EQ(spec("f32", "panel16"), "ok");
+  EXPECT_EQ(spec("q8_0", "blocks16"), "ok");
+  EXPECT_THAT(spec("f32", "blocks16"), testing::HasSubstr("a weight of f32 packed as blocks16"));
+  EXPECT_THAT(spec("q8_0", "panel16"), testing::HasSubstr("a weight of q8_0 packed as panel16"));
+}
+
 }  // namespace
 }  // namespace sinter

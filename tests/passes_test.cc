@@ -133,6 +133,17 @@ TEST(SinkRows, DeepGraphs) {
   EXPECT_TRUE(*changed);
 }
 
+// A kernel of @main that says T in an attribute alone is none of @main.1, where T is a number.
+TEST(SelectKernels, SharesNoBodyThatSaysTInAnAttribute) {
+  const auto module = ParseOrDie(
+      "module @m {\n  dim T in 1..8\n  graph @main(%pos: f32[T,4], %x: f32[16]) -> (f32[T,4], f32[1]) {\n"
+      "    %p = exp %pos : f32[T,4]\n    %y = slice %x {axis=0, first=T, len=1} : f32[1]\n    %z = exp %y : f32[1]\n"
+      "    return %p, %z\n  }\n}\n");
+  ASSERT_NE(module, nullptr);
+  const auto records = RunChecked(*module, "O2");
+  EXPECT_TRUE(records.ok()) << records.status();
+}
+
 TEST(Specialize, NeedsTokensAndARangeWithOne) {
   for (const char* dims : {"dim N in 1..8", "dim T in 2..8\n  dim N in 1..8", "dim T in 1..8\n  dim N in 1..8",
                            "dim T in 0..0\n  dim N in 1..8"}) {

@@ -203,6 +203,30 @@ TEST(PlanCheck, RefusesOverlaps) {
   EXPECT_EQ(refused, 4);
 }
 
+// A value that a kernel takes twice may be overwritten only if both ways of reading it allow that.
+TEST(PlanCheck, LooksAtEachOperandThatAValueStandsFor) {
+  for (const char* read : {"%a1, %a0", "%a1, %t"}) {
+    const auto planned = Planned(
+        absl::StrCat("module @m stage kernels {\n  graph @main(%x: f32[64,64]) -> (f32[64,64]) {\n"
+                     "    %v = kernel @neg(%x) {family=\"map\", barrier=true} : f32[64,64]\n"
+                     "    %w = kernel @both(%v, %v) {family=\"map\", barrier=true} : f32[64,64]\n"
+                     "    %r = kernel @neg(%w) {family=\"map\", barrier=true} : f32[64,64]\n    return %r\n  }\n"
+                     "  graph @neg(%a0: f32[64,64]) -> (f32[64,64]) {\n    %n = neg %a0 : f32[64,64]\n    return %n\n"
+                     "  }\n  graph @both(%a0: f32[64,64], %a1: f32[64,64]) -> (f32[64,64]) {\n"
+                     "    %t = transpose %a0 {perm=[1,0]} : f32[64,64]\n    %n = add ",
+                     read, " : f32[64,64]\n    return %n\n  }\n}\n"),
+        "plan-buffers");
+    ASSERT_TRUE(planned.ok()) << planned.status();
+    Graph& graph = Main(**planned);
+    const ValueId v = Find(graph, "v"), w = Find(graph, "w");
+    const bool reads_itself = absl::string_view(read) == "%a1, %a0";
+    EXPECT_EQ(graph.value(v).address->at == graph.value(w).address->at, reads_itself);
+    EXPECT_TRUE(CheckPlan(**planned).ok());
+    graph.SetAddress(w, *graph.value(v).address);
+    EXPECT_EQ(CheckPlan(**planned).ok(), reads_itself);
+  }
+}
+
 // Barriers are not there for nothing: without any one of them the plan is refused.
 TEST(PlanCheck, RefusesAPlanWithoutOneOfItsBarriers) {
   const auto block = Block();

@@ -242,7 +242,8 @@ TEST(Module, TokenizerComesBack) {
 
 TEST(FindEntry, TheFirstWhoseTypesFit) {
   fbs::MetadataT metadata = BaseMetadata();
-  for (const auto& [name, lone] : {std::pair("main.1", true), std::pair("main", false), std::pair("mainly", false)}) {
+  for (const auto& [name, lone] :
+       {std::pair("main.aux", true), std::pair("main.1", true), std::pair("main", false), std::pair("mainly", false)}) {
     fbs::EntryT entry = LanguageModelEntry();
     entry.name = name;
     if (lone) {
