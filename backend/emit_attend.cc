@@ -256,9 +256,10 @@ void AttendEmitter::ValueTile(Ptr values, Int query, Int e, int queries, int col
       p = At(p, b_.Const(spec_.pitch()));
     });
   };
-  const bool some_masked = spec_.mask || (spec_.wide && spec_.pos);
-  if (!spec_.mask) add(b_.Const(0), some_masked ? clear : n, false);
-  if (some_masked) add(spec_.mask ? b_.Const(0) : clear, n, true);
+  const bool any_masked = spec_.mask || spec_.has_scores;  // by a mask, or by a score of -inf
+  const bool some_masked = any_masked || (spec_.wide && spec_.pos);
+  if (!any_masked) add(b_.Const(0), some_masked ? clear : n, false);
+  if (some_masked) add(any_masked ? b_.Const(0) : clear, n, true);
   for (int i = 0; i < queries; ++i) {
     for (int v = 0; v < columns; ++v) b_.Store(kF32, place(i, v), c[static_cast<size_t>(i * columns + v)]);
   }

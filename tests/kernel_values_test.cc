@@ -113,6 +113,17 @@ TEST_P(KernelValues, PositionsAtTheEndsOfIntegers) {
   CheckAll(suite);
 }
 
+// What a part of weight -inf holds is not looked at.
+TEST_P(KernelValues, OfPartsThatShowNothing) {
+  const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  Tensor parts = Tensor::Zeros(DType::kF32, {2, 3, 16});
+  for (size_t i = 0; i < parts.values.size(); ++i) parts.values[i] = i / 16 % 3 == 1 ? nan : static_cast<double>(i % 7);
+  KernelSuite suite;
+  suite.Add("(%x: f32[2,3,16], %w: f32[2,3]) -> (f32[2,16]) {\n  %y = join_parts %x, %w : f32[2,16]\n  return %y\n}",
+            {{{}, {{0, parts}, {1, Tensor{DType::kF32, {2, 3}, {0, -inf, 0.5, 1, -inf, -inf}}}}}});
+  CheckAll(suite);
+}
+
 // A mask whose positions a cache holds that is overwritten before attention reads it.
 TEST_P(KernelValues, OfACacheAsItWas) {
   KernelSuite suite;
