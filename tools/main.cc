@@ -90,9 +90,10 @@ int Main(int argc, char** argv) {
   AddOpt(program, action);
   AddExec(program, action);
   program.footer(absl::StrCat(  // after the verbs, which would inherit it
-      "MODEL is a .gguf file, a compiled .sinter, or preset:NAME, a published shape with seeded random weights: ",
+      "MODEL is a .gguf file, a compiled .sinter, or preset:NAME. `sinter VERB --help` describes a verb.\n"
+      "Presets are published shapes with seeded random weights: ",
       absl::StrJoin(PresetNames(), ", "),
-      ".\n`sinter VERB --help` describes a verb.\n"
+      ".\n"
       "Results go to stdout, everything else to stderr.\n"
       "Exit codes: 0 ok, 1 comparison failed, 2 usage, 3 unsupported model or op, 4 malformed input,\n"
       "5 module or code generator does not fit this CPU or version, 6 out of resources, 70 internal error;\n"
