@@ -40,6 +40,7 @@ absl::string_view BaseName(absl::string_view path) { return path.substr(path.rfi
 // reader, which says more.
 absl::Status CheckFileKind(const std::string& path) {
   SINTER_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+  if (file.bytes().empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": the file is empty"));
   absl::string_view magic;
   ByteReader reader(file.bytes());
   if (reader.ReadText(kGgufMagic.size(), &magic) && magic == kGgufMagic) return absl::OkStatus();

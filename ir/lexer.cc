@@ -1,8 +1,11 @@
 #include "ir/lexer.h"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
@@ -39,6 +42,21 @@ int HexValue(char c) {
   return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
 }
 
+constexpr absl::string_view kByteOrderMark = "\xef\xbb\xbf";
+
+// Of what a terminal does not show.
+absl::string_view NoToken(unsigned char byte) {
+  static const auto* const messages = [] {
+    auto* all = new std::vector<std::string>(256);
+    for (unsigned i = 0; i < all->size(); ++i) {
+      (*all)[i] = absl::StrCat("no token starts with the byte 0x", absl::Hex(i, absl::kZeroPad2),
+                               "; outside of quotes and comments a text is ASCII");
+    }
+    return all;
+  }();
+  return (*messages)[byte];
+}
+
 }  // namespace
 
 bool IsPlainName(absl::string_view name) { return !name.empty() && Run(name, IsNameChar) == name.size(); }
@@ -62,6 +80,7 @@ size_t Lexer::QuotedLength(size_t from) const {
 }
 
 Token Lexer::Next() {
+  if (at_ == 0 && absl::StartsWith(text_, kByteOrderMark)) at_ = kByteOrderMark.size();  // as some editors write
   while (at_ < text_.size()) {
     if (absl::ascii_isspace(static_cast<unsigned char>(text_[at_]))) {
       ++at_;
@@ -93,6 +112,8 @@ Token Lexer::Next() {
   for (absl::string_view symbol : kSymbols) {
     if (rest.substr(0, symbol.size()) == symbol) return Take(TokenKind::kSymbol, symbol.size());
   }
+  if (absl::StartsWith(rest, kByteOrderMark)) return Error("a byte-order mark (U+FEFF) inside a text; remove it");
+  if (!absl::ascii_isprint(static_cast<unsigned char>(c))) return Error(NoToken(static_cast<unsigned char>(c)));
   return Error("no token starts with this character");
 }
 

@@ -102,6 +102,7 @@ class CompiledModule {
   static absl::StatusOr<std::shared_ptr<const CompiledModule>> FromFile(MappedFile file, absl::string_view target = "");
   // As Open, but maps no code: for inspection on a CPU that cannot run it.
   static absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenForInspection(const std::string& path);
+  static absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenForInspection(MappedFile file);
 
   const fbs::Metadata& metadata() const { return *metadata_; }
   const std::vector<LoadedEntry>& entries() const { return entries_; }

@@ -36,7 +36,7 @@ struct Range {
 
 template <typename T>
 bool Aligned(const flatbuffers::Vector<T>* v) {  // the verifier looks at the alignment of the length alone
-  return IsAligned(v->Data(), 8);
+  return v->size() == 0 || IsAligned(v->Data(), 8);
 }
 
 absl::Status CheckCount(const Limit& limit, uint64_t count) {

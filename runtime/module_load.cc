@@ -152,8 +152,8 @@ class ModuleLoader {
   }
 
  private:
-  absl::Status Error(absl::StatusCode code, absl::string_view what) const {
-    return absl::Status(code, absl::StrCat(file_.path(), ": ", what, "; make the module anew with: ", command_));
+  absl::Status Error(absl::StatusCode code, absl::string_view what, absl::string_view how = " with") const {
+    return absl::Status(code, absl::StrCat(file_.path(), ": ", what, "; make the module anew", how, ": ", command_));
   }
   absl::Status Bad(absl::string_view what) const { return Error(absl::StatusCode::kInvalidArgument, what); }
 
@@ -165,8 +165,7 @@ class ModuleLoader {
     absl::string_view magic;
     if (!reader.ReadText(kMagic.size(), &magic) || magic != kMagic) {
       return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": not a compiled module: it does not begin with ",
-                                                     Quoted(kMagic),
-                                                     "; make one with: sinter compile MODEL -o OUT.sinter"));
+                                                     Quoted(kMagic), "; make one with: ", command_));
     }
     if (size < kModulePage || !ByteReader(file_.bytes()).Read(&header_)) {
       return Bad(absl::StrCat("header: the file has ", size, " bytes, the header alone has ", kModulePage));
@@ -265,10 +264,13 @@ class ModuleLoader {
     if (chosen != nullptr) return chosen;
     if (lacks.empty()) {
       return Error(absl::StatusCode::kNotFound,
-                   absl::StrCat("no code for target ", Quoted(target), ", only for ", absl::StrJoin(names, ", ")));
+                   absl::StrCat("no code for target ", Quoted(target), ", only for ", absl::StrJoin(names, ", "),
+                                "; ask for one of those"),
+                   absl::StrCat(", with --target=", Escaped(target)));
     }
     return Error(absl::StatusCode::kFailedPrecondition,
-                 absl::StrCat("this CPU (", HostCpuName(), ") cannot run it: ", absl::StrJoin(lacks, "; ")));
+                 absl::StrCat("this CPU (", HostCpuName(), ") cannot run it: ", absl::StrJoin(lacks, "; ")),
+                 " for this CPU, with --target=native");
   }
 
   absl::Status MakeExecutable(const fbs::Image& image) const {
@@ -283,7 +285,8 @@ class ModuleLoader {
   MappedFile file_;
   FileHeader header_;
   const fbs::Metadata* metadata_ = nullptr;
-  std::string command_ = "sinter compile";  // until the metadata can be trusted to name the true one
+  std::string command_ =
+      "sinter compile MODEL -o OUT.sinter";  // until the metadata can be trusted to name the true one
 };
 
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompiledModule::Open(const std::string& path,
@@ -304,6 +307,12 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> CompiledModule::FromFile(M
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompiledModule::OpenForInspection(const std::string& path) {
   return WithoutExceptions(path, [&]() -> absl::StatusOr<std::shared_ptr<const CompiledModule>> {
     SINTER_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
+    return OpenForInspection(std::move(file));
+  });
+}
+
+absl::StatusOr<std::shared_ptr<const CompiledModule>> CompiledModule::OpenForInspection(MappedFile file) {
+  return WithoutExceptions("opening a compiled module", [&]() -> absl::StatusOr<std::shared_ptr<const CompiledModule>> {
     return ModuleLoader(std::move(file)).Load("", /*map_code=*/false);
   });
 }

@@ -282,12 +282,13 @@ TEST_F(Accuracy, SaysWhatIsWrong) {
       {{"compare", model, "absent.npy", ids}, 2, "absent.npy"},
       {{"compare", model, ids, "--b-flags=--kv=f8"}, 2, "--b-flags=\"--kv=f8\": --kv"},
       {{"compare", model, ids, "--b-flags=--melt"}, 2, "--melt"},
+      {{"compare", "absent.gguf", "absent.gguf", ids, "--b-flags=--kv=f8"}, 2, "--b-flags"},  // before A is opened
       {{"compare", model, "logits.npy", ids}, 2, "logits.npy: logits of 6 positions, but 20 tokens"},
       {{"compare", model, "logits.npy", "--prompt-ids=1,2,3,4,5,6", "--b-flags=-O1"}, 2, "which no flag shapes"},
       {{"compare", "m.sinter", ids, "--b-flags=--kv=f16"}, 2, "--b-flags: m.sinter is compiled already"},
       {{"perplexity", "m.sinter", ids, "--window=65"}, 2, "give fewer; a module compiled with --ctx=N gives more"},
       {{"compare", model, "flat.npy", ids}, 4, "flat.npy: an array of shape [288], expected the logits of a model"},
-      {{"compare", model, "nan.npy", ids, "--count=all"}, 4, "the logit of token 19 is nan"},
+      {{"compare", model, "nan.npy", ids, "--count=all"}, 4, "nan.npy: position 0: the logit of token 19 is nan"},
       {{"compare", "logits.npy", model, "-p", "text of some length"}, 3, "has no tokenizer; give the prompt as token"},
   };
   for (const Case& c : cases) {

@@ -168,6 +168,45 @@ TEST_F(CliFiles, NoOutputReplacesAnInput) {
   EXPECT_EQ(Run({"opt", "x.sir", "-o", "x.sir"}).code, 0);  // a text may be rewritten in place
 }
 
+TEST_F(CliFiles, TextAloneGoesToStdout) {
+  const std::string text = Run({"compile", "m.gguf", "--emit=sir"}).out;
+  EXPECT_EQ(Run({"compile", "m.gguf", "--emit=sir", "-o", "-"}).out, text);
+  WriteAll(folder_ / "m.sir", text);
+  EXPECT_EQ(Run({"opt", "m.sir", "-o", "-"}).out, text);
+  for (const std::string arguments : {"compile m.gguf -o -", "compile m.gguf --emit=obj -o -",
+                                      "run m.gguf -p a --logits -", "exec m.sir --output 0=@-"}) {
+    SCOPED_TRACE(arguments);
+    ExpectFailure(Shell(absl::StrCat("exec ", kSinter, " ", arguments)), 2, "-: only text goes to stdout; give");
+  }
+  // A module whose name leads to stdout is read back all the same.
+  const CliResult device = Shell(kSinter + " compile m.gguf -o /dev/stdout > so.sinter");
+  EXPECT_EQ(device.code, 0) << device.err;
+  EXPECT_THAT(device.err, HasSubstr("wrote /dev/stdout: "));
+  EXPECT_EQ(Run({"inspect", "so.sinter", "--verify"}).code, 0);
+  EXPECT_EQ(Names(), (std::vector<std::string>{"m.gguf", "m.sir", "so.sinter"}));
+}
+
+TEST_F(CliFiles, OutputsAreCheckedBeforeTheWork) {
+  WriteAll(folder_ / "x.sir",
+           "module @m {\n  graph @main(%x: f32[4]) -> (f32[4], f32[4]) {\n    %r = add %x, %x : f32[4]\n"
+           "    %s = mul %x, %x : f32[4]\n    return %r, %s\n  }\n}\n");
+  ASSERT_TRUE(WriteNpy(folder_ / "x.npy", std::vector<float>(4), {4}).ok());
+  const std::vector<std::string> before = Names();
+  for (const std::string arguments :
+       {"run m.gguf -p a --logits nodir/l.npy", "compile m.gguf -o nodir/m.sinter",
+        "compile m.gguf --emit=sir -o nodir/m.sir", "exec x.sir --input x=@x.npy --output r=@nodir/r.npy"}) {
+    SCOPED_TRACE(arguments);
+    const CliResult result = Shell(absl::StrCat("exec ", kSinter, " ", arguments));
+    ExpectFailure(result, 2, ": cannot create: there is no folder nodir; make it, or give another");
+    EXPECT_THAT(result.err, Not(HasSubstr("kept "))) << "it was compiled";
+  }
+  for (const std::string outputs : {"--output r=@a.npy --output s=@a.npy", "--output r=@a.npy --output 1=@./a.npy"}) {
+    ExpectFailure(Shell(absl::StrCat("exec ", kSinter, " exec x.sir --input x=@x.npy ", outputs)), 2,
+                  "a.npy; give each a file of its own");
+  }
+  EXPECT_EQ(Names(), before);
+}
+
 TEST_F(CliFiles, WithoutTheCodeGeneratorsFile) {
   const std::string module = Compiled();
   const std::string alone = folder_ / "sinter", beside = folder_ / "sinter-codegen.so";

@@ -201,6 +201,69 @@ TEST(Exec, RefusesWhatDoesNotFit) {
   EXPECT_FALSE(std::filesystem::exists(folder / "repro.sir"));
 }
 
+TEST(Exec, NamesTheDimOutsideItsRange) {
+  TestFolder folder;
+  WriteAll(folder / "g.sir",
+           "module @m {\n  dim T in 1..8\n  dim P in 0..100\n  graph @main(%x: f32[T]) -> (f32[T]) {\n"
+           "    %r = add %x, %x : f32[T]\n    return %r\n  }\n}\n");
+  ASSERT_TRUE(WriteNpy(folder / "nine.npy", std::vector<float>(9), {9}).ok());
+  ASSERT_TRUE(WriteNpy(folder / "two.npy", std::vector<float>(2), {2}).ok());
+  ASSERT_EQ(Sinter(folder, {"compile", "g.sir", "-o", "g.sinter"}).code, 0);
+  ExpectFailure(Sinter(folder, {"exec", "g.sinter", "--input=x=@nine.npy"}), 2,
+                "@main: T is 9, expected 1 to 8; the inputs do not fit: found %x: f32[9]; expected %x: f32[T]");
+  ExpectFailure(Sinter(folder, {"exec", "g.sinter", "--input=x=@two.npy", "--dim=P=500"}), 2,
+                "P is 500, expected 0 to 100");
+  EXPECT_EQ(Sinter(folder, {"exec", "g.sinter", "--input=x=@two.npy", "--dim=P=5"}).code, 0);
+}
+
+TEST(Compile, AModuleWithoutKernels) {
+  TestFolder folder;
+  WriteAll(folder / "n.sir", "module @m {\n  graph @main() -> () {\n    return\n  }\n}\n");
+  const CliResult compiled = Sinter(folder, {"compile", "n.sir", "-o", "n.sinter", "--target=avx2,avx512"});
+  EXPECT_EQ(compiled.code, 0) << compiled.err;
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {"inspect", "n.sinter", "--verify"}, {"exec", "n.sinter"}, {"exec", "n.sir"}}) {
+    const CliResult result = Sinter(folder, arguments);
+    EXPECT_EQ(result.code, 0) << arguments[0] << " " << arguments[1] << ": " << result.err;
+  }
+}
+
+// Code that this CPU cannot run is not made to be run at once, and what a module has no code for is said as it is.
+TEST(Targets, OfThisCpu) {
+  TestFolder folder;
+  WriteAll(folder / "m.gguf", MakeTinyModel({.seed = 38}).File());
+  std::string strange, host;
+  for (const Target& target : AllTargets()) (HostRuns(target) ? host : strange) = std::string(target.name);
+  const std::vector<std::string> run = {"--prompt-ids=1,2,3", "-n3", "--temp=0", "--print-ids"};
+  const auto with = [&](std::vector<std::string> arguments, bool runs = true) {
+    if (runs) arguments.insert(arguments.end(), run.begin(), run.end());
+    return Sinter(folder, arguments);
+  };
+  ASSERT_EQ(Sinter(folder, {"compile", "m.gguf", "-o", "s.sinter", "--target=avx2"}).code, 0);
+  EXPECT_EQ(with({"run", "s.sinter", "--target=avx2"}).out, "7 35 123\n");
+  EXPECT_EQ(with({"run", "s.sinter", "--target=avx2,avx512,avx512_bf16"}).out, "7 35 123\n");
+  ExpectFailure(with({"run", "s.sinter", "--target=foo"}), 2, "unknown target \"foo\"; targets are native, avx2");
+  if (host != "avx2") {
+    ExpectFailure(with({"run", "s.sinter", "--target=" + host}), 2,
+                  "no code for target \"" + host +
+                      "\", only for \"avx2\"; ask for one of those; make the module anew, " + "with --target=" + host +
+                      ": sinter compile m.gguf");
+  }
+  if (strange.empty()) GTEST_SKIP() << "this CPU runs every target";
+  const std::string advice = "; leave out --target, or name one that it runs: avx2", flag = "--target=" + strange;
+  for (const std::string model : {"m.gguf", "s.sinter", "preset:smallmind"}) {
+    const CliResult result = with({"run", model, flag});
+    ExpectFailure(result, 5, ") cannot run code for " + strange + ": it needs ");
+    EXPECT_THAT(result.err, HasSubstr(advice));
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder.cache() + "/sinter")) << "nothing was made";
+  WriteAll(folder / "n.sir", "module @m {\n  graph @main() -> () {\n    return\n  }\n}\n");
+  ExpectFailure(with({"exec", "n.sir", flag}, false), 5, advice);
+  ExpectFailure(with({"bench", "m.gguf", flag}, false), 5, advice);
+  ASSERT_EQ(with({"compile", "m.gguf", "-o", "strange.sinter", flag}, false).code, 0);  // for another machine
+  ExpectFailure(with({"run", "strange.sinter"}), 5, "make the module anew for this CPU, with --target=native: sinter");
+}
+
 // A line a kernel: address, size, name, in hex; and the code that the map has moved still runs.
 TEST(PerfMap, NamesEveryKernel) {
   TestFolder folder;

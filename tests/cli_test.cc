@@ -56,6 +56,8 @@ TEST_F(Cli, HelpAndVersion) {
   const CliResult bare = Run({}), help = Run({"--help"});
   EXPECT_EQ(bare.code, 0);
   EXPECT_EQ(bare.out, help.out);
+  EXPECT_THAT(help.out, HasSubstr("smallmind, gpt2-124m, stories15m"));
+  EXPECT_THAT(Run({"compile", "--help"}).out, HasSubstr("avx512_bf16"));
   EXPECT_THAT(help.out, HasSubstr("129, 130 and 143: stopped by SIGHUP, by ctrl-C and by SIGTERM."));
   for (const char* verb : kVerbs) {
     EXPECT_THAT(help.out, HasSubstr(std::string("  ") + verb));
@@ -110,7 +112,11 @@ TEST_F(Cli, UsageErrors) {
     const char* message;
   };
   const Case cases[] = {
-      {{"melt"}, "melt"},
+      {{"melt"}, "there is no verb melt; the verbs are compile, run, bench, "},
+      {{"runn", model, "-p", "a"}, "; the nearest is run\n"},
+      {{"--vresion"}, "there is no flag --vresion; the nearest is --version"},
+      {{"run", model, "--tmep", "0"}, "there is no flag --tmep; the nearest is --temp\n"},
+      {{"run", model, "more"}, "\"more\" is one argument too many"},
       {{"run"}, "MODEL is required"},
       {{"run", model, "--frobnicate"}, "--frobnicate"},
       {{"run", model, "--prompt-ids="}, "give one with -p, -f or --prompt-ids"},
@@ -144,9 +150,10 @@ TEST_F(Cli, UsageErrors) {
       {{"compare", model, model, "--prompt-ids=1", "--max-kl="}, "--max-kl: found \"\""},
       {{"run", model, "--prompt-ids=1", "-O3"}, "-O"},
       {{"run", model, "--prompt-ids=1", "--kv=f8"}, "--kv"},
-      {{"run", model, "--prompt-ids=1", "-t", "99999"}, "threads"},
-      {{"run", model, "--prompt-ids=1", "--pin", "-t", "4096"}, "--pin: 4096 threads, but the process may run on"},
-      {{"bench", model, "--pin", "-t", "1,4096"}, "--pin: 4096 threads, but the process may run on"},
+      {{"run", "absent.gguf", "--prompt-ids=1", "-t", "5000"}, "found \"5000\", expected an integer from 1 to 1024"},
+      {{"exec", "absent.sir", "-t", "5000"}, "expected an integer from 1 to 1024"},
+      {{"run", model, "--prompt-ids=1", "--pin", "-t", "1024"}, "--pin: 1024 threads, but the process may run on"},
+      {{"bench", model, "--pin", "-t", "1,1024"}, "--pin: 1024 threads, but the process may run on"},
       {{"run", model, "--prompt-ids=1", "--passes="}, "stage graph"},
       {{"run", model, "--prompt-ids=1", "--passes=melt"}, "there is no pass \"melt\""},
       {{"run", model, "--prompt-ids=1", "--disable=select-kernels"}, "cannot be disabled"},
@@ -159,6 +166,7 @@ TEST_F(Cli, UsageErrors) {
       {{"compile", model, "--emit=tape"}, "--emit"},
       {{"compile", model, "--emit=sir", "--explain=rms-nrom"}, "the nearest is rms-norm"},
       {{"opt", model}, "opt reads IR text"},
+      {{"inspect", "m.sir"}, "m.sir: IR text; `sinter opt m.sir` prints it"},
       {{"opt"}, "which module?"},
       {{"opt", "--list-passes", "--list-ops"}, "one of --list-passes and --list-ops"},
       {{"compile", model, "--weights=absent", "--emit=sir"}, "--weights replaces the weights that IR text names"},
@@ -167,8 +175,8 @@ TEST_F(Cli, UsageErrors) {
       {{"bench", model, "-p", "60", "-n", "5"}, "more than the context of 64"},
       {{"bench", model, "-p", "9223372036854775807", "-n", "1"}, "more than the context of 64"},
       {{"bench", model, "-p", "0", "-n", "0"}, "nothing to measure"},
-      {{"bench", model, "-t", "4294967296"}, "--threads = 4294967296"},
-      {{"bench", model, "-t", "1,4294967297"}, "--threads = 1,4294967297"},
+      {{"bench", model, "-t", "4294967296"}, "--threads: found \"4294967296\", expected an integer from 1 to 1024"},
+      {{"bench", model, "-t", "1,4294967297"}, "--threads: found \"4294967297\""},
       {{"bench", model, "--ablate=melt"}, "no optional pass \"melt\""},
   };
   const size_t files = folder_.files();
@@ -193,7 +201,7 @@ TEST_F(Cli, AnUnsupportedTokenizerStillRunsOnIds) {
   const std::string path = folder_ / "bpe.gguf";
   WriteAll(path, model.File());
   ExpectFailure(Run({"run", path, "-p", "hello", "-n", "1"}), 3, "\"gpt2\"");
-  ExpectFailure(Run({"tokenize", path, "-p", "hello"}), 3, "\"gpt2\"");
+  ExpectFailure(Run({"tokenize", path, "-p", "hello"}), 3, "only \"llama\" (SentencePiece)\n");
   const CliResult ids = Run({"run", path, "--prompt-ids=1,2,3", "-n", "4", "--temp=0"});
   EXPECT_EQ(ids.code, 0) << ids.err;
   EXPECT_EQ(ids.out, "7 35 123 117\n");
@@ -242,6 +250,8 @@ TEST_F(Cli, AModuleIsKnownByItsFirstBytes) {
   EXPECT_EQ(run.out, "7 35 123\n") << run.err;
   EXPECT_THAT(Run({"inspect", "out.txt"}).out, HasSubstr("compiled module"));
   ExpectFailure(Run({"compile", "out.txt", "-o", "again.sinter"}), 2, "is compiled already");
+  ExpectFailure(Run({"opt", "out.txt"}), 2,
+                "give the model that it was made from to `sinter compile MODEL --emit=sir`");
 }
 
 TEST_F(Cli, MessagesSayThingsOnce) {
@@ -257,6 +267,41 @@ TEST_F(Cli, MessagesSayThingsOnce) {
            "    return %r\n  }\n}\n");
   ASSERT_TRUE(WriteNpy(folder_ / "x.npy", std::vector<float>(3), {3}).ok());
   ExpectFailure(Run({"exec", "x.sir", "--input=x=@x.npy"}), 2, "error: @main: %x");
+}
+
+TEST_F(Cli, FilesOfOtherKindsAreNamed) {
+  WriteAll(folder_ / "empty.gguf", "");
+  WriteAll(folder_ / "m.safetensors", "{}");
+  for (const std::string verb : {"run", "inspect", "tokenize"}) {
+    std::vector<std::string> more;
+    if (verb != "inspect") more = {"-p", "a"};
+    const auto run = [&](const std::string& file) {
+      std::vector<std::string> arguments = {verb, file};
+      arguments.insert(arguments.end(), more.begin(), more.end());
+      return Run(arguments);
+    };
+    ExpectFailure(run("empty.gguf"), 4, "empty.gguf: the file is empty\n");
+    ExpectFailure(run("m.safetensors"), 3, "found a safetensors file, which is not imported");
+  }
+}
+
+// Where positions are learned there are no more than the model has.
+TEST_F(Cli, AdviceOnTheContextIsForWhatHasMore) {
+  const std::string gpt2 = Model(folder_, {.architecture = "gpt2", .seed = 57});
+  ExpectFailure(Run({"bench", gpt2, "-p60", "-n5"}), 2, "context of 64; give smaller -p and -n\n");
+  ExpectFailure(Run({"bench", gpt2, "-p60", "-n5", "--ctx=32"}), 2, "; --ctx=N gives more\n");
+  ExpectFailure(Run({"perplexity", Compiled(gpt2), "--prompt-ids=1,2,3", "--window=65"}), 2, "; give fewer\n");
+  ExpectFailure(Run({"bench", Model(folder_), "-p60", "-n5"}), 2, "; --ctx=N gives more\n");
+}
+
+TEST_F(Cli, TextsWithAByteOrderMark) {
+  const std::string text = "module @m {\n  graph @main() -> () {\n    return\n  }\n}\n";
+  WriteAll(folder_ / "m.sir", "\xef\xbb\xbf" + text);
+  EXPECT_EQ(Run({"opt", "m.sir"}).out, text);
+  WriteAll(folder_ / "m.sir", text + "\xef\xbb\xbf");
+  ExpectFailure(Run({"opt", "m.sir"}), 4, "a byte-order mark (U+FEFF) inside a text; remove it");
+  WriteAll(folder_ / "m.sir", "\xff\xfem");
+  ExpectFailure(Run({"opt", "m.sir"}), 4, "no token starts with the byte 0xff; outside of quotes");
 }
 
 TEST_F(Cli, TokenizeTakesAnyText) {
@@ -421,6 +466,7 @@ TEST_F(Cli, InspectAgreesWithItself) {
   EXPECT_EQ(json["kv_bytes_per_token"], 2 * 2 * 2 * 16 * 4);  // layers, K and V, heads, width, f32
   EXPECT_EQ(json["targets"].size(), 1u);
   EXPECT_EQ(json["verified"], true);
+  EXPECT_THAT(result.out, testing::Not(HasSubstr("--ctx=0"))) << "which no verb takes";
   EXPECT_EQ(json["tokenizer"], "llama");
   int64_t weights = 0;
   for (const Json& weight : json["weights"]) weights += weight["bytes"].get<int64_t>();
@@ -514,7 +560,7 @@ TEST_F(Cli, BenchReportsOneObjectPerTest) {
   ASSERT_EQ(decode.size(), 1u);
   EXPECT_EQ(decode[0]["test"], "tg4");
   EXPECT_THAT(Run({"bench", model, "-p", "8", "-n", "0", "-r", "1", "-o", "csv"}).out,
-              StartsWith("model,test,prompt,"));
+              testing::AllOf(StartsWith("model,test,prompt,"), testing::Not(HasSubstr("e+"))));
   // What was measured before an error is reported.
   const CliResult half = Run({"bench", model, "absent.gguf", "-p0", "-n4", "-r1", "-ojson"});
   EXPECT_EQ(half.code, 2) << half.err;

@@ -169,7 +169,7 @@ TEST(ModuleFile, LyingSectionTable) {
     const std::string message = Message(OpenBytes(bytes).status());
     EXPECT_THAT(message, StartsWith("INVALID_ARGUMENT m.sinter: ")) << c.name;
     EXPECT_THAT(message, HasSubstr(c.message)) << c.name;
-    EXPECT_THAT(message, HasSubstr("; make the module anew with: sinter compile")) << c.name;
+    EXPECT_THAT(message, HasSubstr("; make the module anew with: sinter compile MODEL -o OUT.sinter")) << c.name;
   }
   // The rest of the header page is zeros, even under a true checksum of the header.
   std::vector<uint8_t> bytes = Good();

@@ -137,7 +137,7 @@ TEST_F(ModuleVersion, AnotherCpu) {
   WriteAll(folder_ / "old.sinter", {bytes.begin(), bytes.end()});
   ExpectFailure(Sinter(folder_, {"run", "old.sinter", "--prompt-ids=1"}), 5,
                 absl::StrCat("sinter: error: old.sinter: this CPU (", HostCpuName(), ") cannot run it: \"any\" needs ",
-                             lacking, "; make the module anew with: ", kCommand, "\n"));
+                             lacking, "; make the module anew for this CPU, with --target=native: ", kCommand, "\n"));
   EXPECT_EQ(Sinter(folder_, {"inspect", "old.sinter"}).code, 0);  // looking needs no CPU
 }
 

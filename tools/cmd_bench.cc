@@ -20,6 +20,7 @@
 #include "base/escape.h"
 #include "base/file.h"
 #include "base/heap.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "runtime/workspace.h"
@@ -90,8 +91,11 @@ Json ToJson(const Row& row) {
           {"load_s", row.load_s}};
 }
 
+// Four digits that count, and never an exponent where the figure is large.
+std::string FigureText(double value) { return absl::StrFormat(std::abs(value) >= 1000 ? "%.0f" : "%.4g", value); }
+
 std::string CellText(const Json& cell, bool markdown) {
-  if (cell.is_number_float()) return absl::StrFormat("%.4g", cell.get<double>());
+  if (cell.is_number_float()) return FigureText(cell.get<double>());
   if (!cell.is_string()) return cell.dump();
   const std::string text = cell.get<std::string>();
   if (markdown) return MarkdownCell(text);
@@ -385,7 +389,7 @@ absl::Status BenchModel(const BenchFlags& flags, const std::string& path, const 
       if (longest_prompt > bench.capacity() || most_tokens > bench.capacity() - longest_prompt) {
         return absl::OutOfRangeError(absl::StrCat(path, ": a prompt of ", longest_prompt, " and ", most_tokens,
                                                   " tokens after it are more than the context of ", bench.capacity(),
-                                                  "; give smaller -p and -n", MoreContext(path)));
+                                                  "; give smaller -p and -n", MoreContext(*module, path)));
       }
       Row row = {path, "", 0, bench.capacity(), thread_count, std::string(module->target())};
       row.load_s = load_s;
@@ -463,7 +467,7 @@ void AddBench(CLI::App& program, Action& action) {
              "Tokens to decode after each prompt; 0 is none (default: 32, at most a quarter of the context)")
       ->check(AtLeast(0));
   AddNumbers(*verb, "-t,--threads", flags->threads, "Numbers of threads (default: what the process may use)")
-      ->check(AtLeast(1));
+      ->check(AtLeast(1, limits::kThreads.most));
   AddPinFlag(*verb, flags->pin);
   verb->add_option("-r,--reps", flags->reps, "Repetitions; the median counts")
       ->type_name("N")

@@ -41,9 +41,9 @@ struct Side {
 
 // `side` stays where it is while its source lives.
 absl::Status OpenSide(const CompareFlags& flags, const std::string& path, const std::string& name,
-                      const std::string& own_flags, const LanguageModel* beside, Side& side) {
+                      const std::string& own_flags, const CompileFlags& compile, const LanguageModel* beside,
+                      Side& side) {
   side.path = path;
-  SINTER_ASSIGN_OR_RETURN(const CompileFlags compile, WithFlags(flags.compile, name, own_flags));
   if (IsArray(path)) {
     if (!own_flags.empty()) {
       return absl::OutOfRangeError(absl::StrCat(name, ": ", path, " is an array of logits, which no flag shapes"));
@@ -136,10 +136,13 @@ absl::Status Compare(CompareFlags& flags) {
     }
     flags.b = flags.a;
   }
+  constexpr char kAFlags[] = "--a-flags", kBFlags[] = "--b-flags";
+  SINTER_ASSIGN_OR_RETURN(const CompileFlags a_compile, WithFlags(flags.compile, kAFlags, flags.a_flags));
+  SINTER_ASSIGN_OR_RETURN(const CompileFlags b_compile, WithFlags(flags.compile, kBFlags, flags.b_flags));
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   Side a, b;
-  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.a, "--a-flags", flags.a_flags, nullptr, a));
-  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.b, "--b-flags", flags.b_flags, a.model ? &*a.model : nullptr, b));
+  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.a, kAFlags, flags.a_flags, a_compile, nullptr, a));
+  SINTER_RETURN_IF_ERROR(OpenSide(flags, flags.b, kBFlags, flags.b_flags, b_compile, a.model ? &*a.model : nullptr, b));
   if (a.source->vocabulary() != b.source->vocabulary()) {
     return absl::OutOfRangeError(absl::StrCat(a.path, " has a vocabulary of ", a.source->vocabulary(), ", ", b.path,
                                               " one of ", b.source->vocabulary(),
@@ -147,13 +150,17 @@ absl::Status Compare(CompareFlags& flags) {
   }
   const int64_t capacity = std::min(a.source->capacity(), b.source->capacity());
   const absl::StatusOr<Tokenizer> none = absl::UnimplementedError("an array of logits has no tokenizer");
+  const Side& least = a.source->capacity() == capacity ? a : b;
   SINTER_ASSIGN_OR_RETURN(const Windows windows,
-                          PromptWindows(prompt, flags.window, a.path, a.model ? a.model->tokenizer : none, capacity));
+                          PromptWindows(prompt, flags.window, a.path, a.model ? a.model->tokenizer : none, capacity,
+                                        least.model ? MoreContext(*least.model->module, least.path) : ""));
   for (const Side* side : {&a, &b}) SINTER_RETURN_IF_ERROR(CheckArray(*side, windows));
   LogitsSource* const sources[] = {a.source.get(), b.source.get()};
   Divergence divergence;
-  SINTER_RETURN_IF_ERROR(WalkWindows(windows, sources, [&](auto rows, size_t next) {
-                           return divergence.Add(rows[0], rows[1], next);
+  SINTER_RETURN_IF_ERROR(WalkWindows(windows, sources, [&](auto rows, size_t next, size_t position) {
+                           const absl::Status added = divergence.Add(rows[0], rows[1], next);
+                           if (added.ok()) return added;
+                           return AtPosition((UnderstandLogits(rows[0]).ok() ? b : a).path, position, added);
                          }).status());
   const DivergenceSummary summary = divergence.Summary();
   const std::string json = JsonText(ToJson(flags, a, b, windows, summary));

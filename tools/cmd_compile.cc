@@ -149,7 +149,9 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
 absl::Status EmitModule(const EmitCompileFlags& flags, const Source& source,
                         std::chrono::steady_clock::time_point start) {
   SINTER_ASSIGN_OR_RETURN(const OutputFile file, CompileSource(source, flags.compile, flags.command, flags.output));
-  SINTER_ASSIGN_OR_RETURN(const auto module, CompiledModule::OpenForInspection(flags.output));
+  // By its descriptor: the name may lead elsewhere now, as /dev/stdout does.
+  SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.descriptor(), flags.output));
+  SINTER_ASSIGN_OR_RETURN(const auto module, CompiledModule::OpenForInspection(std::move(mapped)));
   std::vector<std::string> targets;
   for (const fbs::Image* image : *module->metadata().images()) targets.push_back(image->target()->str());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -173,11 +175,14 @@ absl::Status CompileVerb(const EmitCompileFlags& flags) {
     return absl::OutOfRangeError(
         absl::StrCat(flags.model, " is compiled already; give the model that it was made from"));
   }
-  SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, {flags.model, flags.weights}));
+  const OutputForm form = flags.emit == "obj"      ? OutputForm::kFolder
+                          : flags.emit == "module" ? OutputForm::kBytes
+                                                   : OutputForm::kText;
+  SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, form, {flags.model, flags.weights}));
   SINTER_RETURN_IF_ERROR(ParseTargets(flags.compile.target).status());
   const std::jthread prepares = kind.last || flags.emit == "planned" ? std::jthread() : PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.model, flags.compile, flags.weights));
-  if (source.weights) SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, {source.weights->path()}));
+  if (source.weights) SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, form, {source.weights->path()}));
   NoteContext(source, flags.compile);
   SINTER_ASSIGN_OR_RETURN(std::vector<const PassInfo*> passes, PassesFrom(flags.compile, source.module->stage));
   if (kind.last) {

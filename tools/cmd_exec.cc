@@ -1,6 +1,9 @@
 // sinter exec: one graph on tensors from .npy files, compiled or by the reference evaluator.
 #include <cstdio>
+#include <filesystem>
+#include <map>
 #include <set>
+#include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -10,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/escape.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "tools/command.h"
 #include "tools/compile_flags.h"
@@ -42,11 +46,19 @@ absl::StatusOr<Binding> ParseBinding(const char* flag, absl::string_view text) {
   return Binding{std::string(absl::StripPrefix(text.substr(0, at), "%")), std::string(text.substr(at + 2))};
 }
 
-// An output that is also read would be lost to whoever runs this again.
+// An output that is also read would be lost to whoever runs this again, and so would one whose file is another's.
 absl::Status CheckOutputs(const ExecFlags& flags, absl::Span<const std::string> read) {
+  std::map<std::string, std::string> names;  // by file
   for (const std::string& text : flags.outputs) {
     SINTER_ASSIGN_OR_RETURN(const Binding output, ParseBinding("--output", text));
-    SINTER_RETURN_IF_ERROR(CheckOutput(output.path, read));
+    std::error_code error;
+    const std::string file = std::filesystem::weakly_canonical(std::filesystem::absolute(output.path), error).string();
+    const auto [other, is_new] = names.emplace(error ? output.path : file, output.name);
+    if (!is_new) {
+      return absl::OutOfRangeError(absl::StrCat("--output: %", other->second, " and %", output.name, " both go to ",
+                                                output.path, "; give each a file of its own"));
+    }
+    SINTER_RETURN_IF_ERROR(CheckOutput(output.path, OutputForm::kBytes, read));
   }
   return absl::OkStatus();
 }
@@ -115,11 +127,10 @@ absl::StatusOr<std::vector<ExecResult>> RunFile(const ExecFlags& flags, const Na
     }
     SINTER_RETURN_IF_ERROR(CheckWeightsFlag(flags.file, flags.weights));
     NoteCompiled(flags.file, flags.compile, Defaults());
-    SINTER_ASSIGN_OR_RETURN(
-        const auto module,
-        CompiledModule::Open(flags.file, flags.compile.target == "native" ? "" : flags.compile.target));
+    SINTER_ASSIGN_OR_RETURN(const auto module, OpenCompiled(flags.file, flags.compile));
     return ExecCompiled(module, graph_name, inputs, dims, wanted, flags.threads);
   }
+  if (!flags.reference) SINTER_RETURN_IF_ERROR(CheckRunsHere(flags.compile));
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(flags.file, flags.compile, flags.weights));
   if (source.weights) SINTER_RETURN_IF_ERROR(CheckOutputs(flags, {source.weights->path()}));
   SINTER_ASSIGN_OR_RETURN(const Graph* graph, ChooseGraph(*source.module, graph_name));
@@ -210,7 +221,10 @@ void AddExec(CLI::App& program, Action& action) {
       ->type_name("NAME=@FILE.npy")
       ->allow_extra_args(false);
   verb->add_flag("--reference", flags->reference, "By the reference evaluator, without code");
-  verb->add_option("-t,--threads", flags->threads, "Threads")->type_name("N")->check(AtLeast(1))->capture_default_str();
+  verb->add_option("-t,--threads", flags->threads, "Threads")
+      ->type_name("N")
+      ->check(AtLeast(1, limits::kThreads.most))
+      ->capture_default_str();
   AddCompileFlags(*verb, flags->compile);
   verb->callback([flags, &action] {
     flags->command = action.command_line;

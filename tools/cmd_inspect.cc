@@ -177,7 +177,10 @@ Json TensorJson(absl::string_view name, absl::string_view type, const std::strin
 }
 
 absl::StatusOr<Json> GgufReport(const std::string& path) {
-  SINTER_ASSIGN_OR_RETURN(const Gguf gguf, Gguf::Open(path));
+  const absl::StatusOr<Gguf> opened = Gguf::Open(path);
+  if (!opened.ok()) SINTER_RETURN_IF_ERROR(OpenModel(path).status());  // which knows other kinds of files
+  SINTER_RETURN_IF_ERROR(opened.status());
+  const Gguf& gguf = *opened;
   Json report = {
       {"file", path}, {"kind", "gguf"}, {"version", gguf.version()}, {"header_sha256", gguf.header_sha256()}};
   AddModelFacts(OpenModel(path), report);
@@ -293,6 +296,8 @@ absl::Status Inspect(const InspectFlags& flags) {
     if (flags.verify) report["verified"] = true;
   } else if (flags.verify) {
     return absl::OutOfRangeError("--verify compares the checksum of a .sinter file; other files have none");
+  } else if (IsText(flags.file)) {
+    return absl::OutOfRangeError(absl::StrCat(flags.file, ": IR text; `sinter opt ", flags.file, "` prints it"));
   } else if (absl::StartsWith(flags.file, kPresetPrefix)) {
     SINTER_ASSIGN_OR_RETURN(report, PresetReport(flags.file));
   } else {

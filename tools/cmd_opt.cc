@@ -63,12 +63,18 @@ absl::Status Opt(const OptFlags& flags) {
     return WriteResult(flags.output, form == "true" ? listing.people() : listing.markdown());
   }
   if (flags.input.empty()) return absl::OutOfRangeError("which module? give a .sir file, or - for stdin");
+  if (IsCompiled(flags.input)) {
+    return absl::OutOfRangeError(absl::StrCat(flags.input,
+                                              ": opt reads IR text, and this is compiled; give the model that it was "
+                                              "made from to `sinter compile MODEL --emit=sir`, which prints one"));
+  }
   if (!IsText(flags.input)) {
     return absl::OutOfRangeError(absl::StrCat(flags.input,
                                               ": opt reads IR text, a file that ends in .sir; `sinter compile ",
                                               flags.input, " --emit=sir` prints a model as one"));
   }
-  SINTER_RETURN_IF_ERROR(CheckOutput(flags.output, {flags.weights}));  // IN.sir may be rewritten in place
+  SINTER_RETURN_IF_ERROR(
+      CheckOutput(flags.output, OutputForm::kText, {flags.weights}));  // IN.sir may be rewritten in place
   CompileFlags compile = flags.compile;
   if (!compile.passes) compile.passes = "";
   SINTER_ASSIGN_OR_RETURN(Source source, OpenText(flags.input));

@@ -27,14 +27,17 @@ absl::Status Perplexity(PerplexityFlags& flags) {
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   SINTER_ASSIGN_OR_RETURN(LanguageModel model,
                           OpenLanguageModel(flags.model, flags.compile, flags.running, flags.command));
-  SINTER_ASSIGN_OR_RETURN(const Windows windows, PromptWindows(prompt, flags.window, flags.model, model.tokenizer,
-                                                               model.sequence->capacity()));
+  SINTER_ASSIGN_OR_RETURN(const Windows windows,
+                          PromptWindows(prompt, flags.window, flags.model, model.tokenizer, model.sequence->capacity(),
+                                        MoreContext(*model.module, flags.model)));
   const std::unique_ptr<LogitsSource> source = LogitsOf(model);
   LogitsSource* const sources[] = {source.get()};
   RunningMean nll;
-  SINTER_ASSIGN_OR_RETURN(const double seconds, WalkWindows(windows, sources, [&](auto rows, size_t next) {
-                            SINTER_ASSIGN_OR_RETURN(const LogitsRow row, UnderstandLogits(rows[0]));
-                            nll.Add(-row.LogProbability(next));
+  SINTER_ASSIGN_OR_RETURN(const double seconds,
+                          WalkWindows(windows, sources, [&](auto rows, size_t next, size_t position) {
+                            const absl::StatusOr<LogitsRow> row = UnderstandLogits(rows[0]);
+                            if (!row.ok()) return AtPosition(flags.model, position, row.status());
+                            nll.Add(-row->LogProbability(next));
                             return absl::OkStatus();
                           }));
   const Estimate perplexity = Exponential(nll);

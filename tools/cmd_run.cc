@@ -61,7 +61,7 @@ absl::Status WriteLogits(const RunFlags& flags, const LanguageModel& model, absl
 absl::Status Run(RunFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(const Prompt given, ReadPrompt(flags.prompt));
   SINTER_RETURN_IF_ERROR(Sampler::Create(flags.sampler, /*vocab_size=*/1).status());
-  SINTER_RETURN_IF_ERROR(CheckOutput(flags.logits, {flags.model, flags.prompt.file.value_or("")}));
+  SINTER_RETURN_IF_ERROR(CheckOutput(flags.logits, OutputForm::kBytes, {flags.model, flags.prompt.file.value_or("")}));
   SINTER_RETURN_IF_ERROR(ChooseThreads(flags.running));
   SINTER_ASSIGN_OR_RETURN(const LanguageModel model,
                           OpenLanguageModel(flags.model, flags.compile, flags.running, flags.command));
@@ -72,7 +72,8 @@ absl::Status Run(RunFlags& flags) {
                           PromptIds(given, flags.model, tokenizer, /*special=*/true));
   if (static_cast<int64_t>(prompt.size()) > sequence.capacity()) {
     return absl::OutOfRangeError(absl::StrCat("the prompt has ", prompt.size(), " tokens, the context ",
-                                              sequence.capacity(), "; shorten it", MoreContext(flags.model)));
+                                              sequence.capacity(), "; shorten it",
+                                              MoreContext(*model.module, flags.model)));
   }
   if (!flags.logits.empty()) SINTER_RETURN_IF_ERROR(WriteLogits(flags, model, prompt));
   if (flags.tokens == 0) return absl::OkStatus();
@@ -98,7 +99,8 @@ absl::Status Run(RunFlags& flags) {
   std::printf("\n");
   SINTER_RETURN_IF_ERROR(FlushStdout());
   if (reason == StopReason::kContextFull) {
-    Note(absl::StrCat("stopped: the context of ", sequence.capacity(), " positions is full", MoreContext(flags.model)));
+    Note(absl::StrCat("stopped: the context of ", sequence.capacity(), " positions is full",
+                      MoreContext(*model.module, flags.model)));
   }
   return absl::OkStatus();
 }

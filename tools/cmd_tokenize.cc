@@ -29,8 +29,10 @@ absl::StatusOr<TokenizerData> ReadVocabulary(const std::string& path) {
     SINTER_ASSIGN_OR_RETURN(const auto module, CompiledModule::OpenForInspection(path));
     return module->tokenizer();
   }
-  SINTER_ASSIGN_OR_RETURN(const Gguf gguf, Gguf::Open(path));
-  return ReadTokenizerData(gguf);
+  const absl::StatusOr<Gguf> gguf = Gguf::Open(path);
+  if (gguf.ok()) return ReadTokenizerData(*gguf);
+  SINTER_RETURN_IF_ERROR(OpenModel(path).status());  // which knows other kinds of files
+  return gguf.status();
 }
 
 absl::Status Tokenize(const TokenizeFlags& flags) {
@@ -41,7 +43,9 @@ absl::Status Tokenize(const TokenizeFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(TokenizerData data, ReadVocabulary(flags.model));
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Create(std::move(data));
   if (!tokenizer.ok()) {
-    return absl::Status(tokenizer.status().code(), absl::StrCat(flags.model, ": ", tokenizer.status().message()));
+    const absl::string_view why = tokenizer.status().message();  // less its advice for verbs that take ids
+    return absl::Status(tokenizer.status().code(),
+                        absl::StrCat(flags.model, ": ", why.substr(0, why.find("; ids given with --prompt-ids"))));
   }
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(prompt.text, !flags.no_special));
   return WriteResult("", absl::StrCat(absl::StrJoin(ids, " "), "\n"));

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
+#include "frontend/architecture.h"
 #include "runtime/cpu.h"
 #include "tools/compile_source.h"
 
@@ -16,8 +17,8 @@ namespace sinter {
 std::string CompileFlags::PipelineText() const { return passes ? *passes : absl::StrCat("O", opt_level); }
 
 std::string CompileFlags::Canonical() const {
-  std::string text =
-      absl::StrCat("--passes=", PipelineText(), " --ctx=", context, " --chunk=", chunk, " --precision=", precision);
+  std::string text = absl::StrCat("--passes=", PipelineText(), context == 0 ? "" : absl::StrCat(" --ctx=", context),
+                                  " --chunk=", chunk, " --precision=", precision);
   if (!kv.empty()) absl::StrAppend(&text, " --kv=", kv);
   if (!disable.empty()) absl::StrAppend(&text, " --disable=", absl::StrJoin(disable, ","));
   return text;
@@ -40,12 +41,13 @@ CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::s
   return app.add_option(names, values, help)->delimiter(',')->allow_extra_args(false);
 }
 
-CLI::Validator AtLeast(int64_t min) {
+CLI::Validator AtLeast(int64_t min, int64_t most) {
   return CLI::Validator(
-      [min](const std::string& text) {
+      [min, most](const std::string& text) {
         int64_t value;
-        if (absl::SimpleAtoi(text, &value) && value >= min) return std::string();
-        return absl::StrCat("found \"", text, "\", expected an integer from ", min, " on");
+        if (absl::SimpleAtoi(text, &value) && value >= min && value <= most) return std::string();
+        return absl::StrCat("found \"", text, "\", expected an integer from ", min,
+                            most == INT64_MAX ? " on" : absl::StrCat(" to ", most));
       },
       "");
 }
@@ -79,7 +81,9 @@ void AddPassFlags(CLI::App& app, CompileFlags& flags) {
       ->check(CLI::IsMember({"fast", "exact"}))
       ->capture_default_str();
   app.add_option("--target", flags.target,
-                 "CPUs to make code for: native, or names separated by commas (avx2, avx512, ...)")
+                 absl::StrCat("CPUs to make code for: native, or names separated by commas: ",
+                              absl::StrJoin(AllTargets(), ", ",
+                                            [](std::string* out, const Target& t) { absl::StrAppend(out, t.name); })))
       ->type_name("LIST")
       ->capture_default_str();
   AddText(app, "--passes", flags.passes,
@@ -178,8 +182,10 @@ const char* ContextChoice(const std::string& path) {
 
 }  // namespace
 
-std::string MoreContext(const std::string& path) {
-  if (IsText(path)) return "";
+std::string MoreContext(const CompiledModule& module, const std::string& path) {
+  const Architecture* architecture = FindArchitecture(module.metadata().architecture()->str());
+  const bool learned = architecture != nullptr && architecture->positions == Positions::kLearned;
+  if (IsText(path) || (learned && ContextOf(module) >= module.metadata().trained_context())) return "";
   return absl::StrCat("; ", IsCompiled(path) ? "a " : "", ContextChoice(path), "=N gives more");
 }
 

@@ -46,8 +46,8 @@ CLI::Option* AddText(CLI::App& app, const std::string& names, std::optional<std:
 CLI::Option* AddList(CLI::App& app, const std::string& names, std::vector<std::string>& values,
                      const std::string& help);
 
-// Refuse what is no integer, or no finite number, from `min` on; an empty value is none.
-CLI::Validator AtLeast(int64_t min);
+// Refuse what is no integer from `min` to `most`, or no finite number from `min` on; an empty value is none.
+CLI::Validator AtLeast(int64_t min, int64_t most = INT64_MAX);
 CLI::Validator FiniteFrom(double min);
 // Refuses what is no integer of 64 bits from 0 on.
 CLI::Validator Unsigned();
@@ -78,8 +78,9 @@ void AddMemoryFlags(CLI::App& app, MemoryFlags& flags);
 absl::StatusOr<MemoryNeed> Prepare(const CompiledModule& module, const std::string& path, const MemoryFlags& flags,
                                    int threads, absl::Span<const MemoryNeed> beside = {});
 
-// "; --ctx=N gives more", or what else gives the model at `path` a longer context; "" where nothing does.
-std::string MoreContext(const std::string& path);
+// "; --ctx=N gives more", or what else gives the model at `path`, opened as `module`, a longer context; "" where
+// nothing does: in IR text, which states it, and where positions are learned and it has all of them.
+std::string MoreContext(const CompiledModule& module, const std::string& path);
 
 // --pin: which CPUs the threads get.
 struct PinFlag {

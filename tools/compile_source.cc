@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "backend/placement.h"
 #include "base/escape.h"
@@ -64,6 +65,30 @@ std::string TileTarget(const Module& module) {
 }
 
 }  // namespace
+
+std::string TargetNames(absl::Span<const Target* const> targets) {
+  return absl::StrJoin(targets, ", ", [](std::string* out, const Target* t) { absl::StrAppend(out, t->name); });
+}
+
+absl::Status CheckRunsHere(const CompileFlags& flags) {
+  SINTER_ASSIGN_OR_RETURN(const std::vector<const Target*> targets, ParseTargets(flags.target));
+  SINTER_RETURN_IF_ERROR(NativeTarget().status());
+  if (std::any_of(targets.begin(), targets.end(), [](const Target* target) { return HostRuns(*target); })) {
+    return absl::OkStatus();
+  }
+  std::vector<const Target*> run;
+  for (const Target& target : AllTargets()) {
+    if (HostRuns(target)) run.push_back(&target);
+  }
+  const std::string lacks = absl::StrJoin(targets, ", nor for ", [](std::string* out, const Target* target) {
+    std::vector<absl::string_view> missing = target->features;
+    std::erase_if(missing, [](absl::string_view feature) { return HostHas(feature); });
+    absl::StrAppend(out, target->name, ": it needs ", absl::StrJoin(missing, " "));
+  });
+  return absl::FailedPreconditionError(
+      absl::StrCat("this CPU (", HostCpuName(), ") cannot run code for ", lacks,
+                   "; leave out --target, or name one that it runs: ", TargetNames(run)));
+}
 
 std::string TargetsFor(const Source& source, const CompileFlags& flags) {
   return flags.target == "native" && !source.target.empty() ? source.target : flags.target;
@@ -260,12 +285,28 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> CompileInMemory(Source& so
   return CompilePlanned(source, flags, command, "");
 }
 
+absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenCompiled(const std::string& path, const CompileFlags& flags) {
+  if (flags.target == "native") return CompiledModule::Open(path);
+  SINTER_RETURN_IF_ERROR(CheckRunsHere(flags));
+  SINTER_ASSIGN_OR_RETURN(std::vector<const Target*> targets, ParseTargets(flags.target));
+  std::erase_if(targets, [](const Target* target) { return !HostRuns(*target); });
+  std::reverse(targets.begin(), targets.end());  // strongest first
+  absl::Status none;
+  for (const Target* target : targets) {
+    auto module = CompiledModule::Open(path, target->name);
+    if (!absl::IsNotFound(module.status())) return module;
+    none.Update(module.status());
+  }
+  return none;
+}
+
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::string& path, const CompileFlags& flags,
                                                                      const std::string& command) {
   if (IsCompiled(path)) {
     NoteCompiled(path, flags);
-    return CompiledModule::Open(path, flags.target == "native" ? "" : flags.target);
+    return OpenCompiled(path, flags);
   }
+  SINTER_RETURN_IF_ERROR(CheckRunsHere(flags));
   const std::jthread prepares = PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(path, flags));
   NoteContext(source, flags);
@@ -290,12 +331,17 @@ void NoteContext(const Source& source, const CompileFlags& flags) {
 }
 
 void NoteContext(const CompiledModule& module, const CompileFlags& flags) {
-  const int64_t trained = module.metadata().trained_context();
+  const int64_t context = ContextOf(module), trained = module.metadata().trained_context();
+  if (context != 0 && trained != 0) NoteContext(context, trained, flags);
+}
+
+int64_t ContextOf(const CompiledModule& module) {
   for (const LoadedEntry& entry : module.entries()) {
-    if (trained == 0 || entry.states.empty()) continue;
+    if (entry.states.empty()) continue;
     const LoadedState& state = entry.states[0];
-    return NoteContext(state.dims[static_cast<size_t>(state.page_axis)], trained, flags);
+    return state.dims[static_cast<size_t>(state.page_axis)];
   }
+  return 0;
 }
 
 int64_t KvBytesPerToken(const CompiledModule& module) {

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "backend/compile.h"
+#include "backend/target.h"
 #include "base/file.h"
 #include "frontend/model.h"
 #include "passes/pipeline.h"
@@ -28,6 +29,12 @@ struct Source {
   bool user_plan = false;                 // the plan is that of a text, not of a pass
   std::string target;                     // of IR text whose kernels name tiles: the strongest that this CPU can run
 };
+
+// "avx2, avx512".
+std::string TargetNames(absl::Span<const Target* const> targets);
+// Whether this CPU runs code for one of --target, before any is made or read. kOutOfRange for a name that is no target,
+// kFailedPrecondition, with the targets that it runs, when it runs none of them.
+absl::Status CheckRunsHere(const CompileFlags& flags);
 
 // The targets to make code for: --target, or, for native, the one that a text's kernels were made for.
 std::string TargetsFor(const Source& source, const CompileFlags& flags);
@@ -67,10 +74,16 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> CompilePlanned(const Sourc
 absl::StatusOr<std::shared_ptr<const CompiledModule>> CompileInMemory(Source& source, const CompileFlags& flags,
                                                                       const std::string& command);
 
+// A compiled module: of the targets of --target that this CPU runs, the strongest that the module has code for.
+// kNotFound when it has code for none of them.
+absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenCompiled(const std::string& path, const CompileFlags& flags);
+
 // A compiled module as it is, anything else compiled in memory. Says on stderr what it chose.
 absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenExecutable(const std::string& path, const CompileFlags& flags,
                                                                      const std::string& command);
 
+// Positions of the states of a language model; 0 without any.
+int64_t ContextOf(const CompiledModule& module);
 // Says on stderr, once, when the model was trained for a longer context than was chosen for it.
 void NoteContext(const Source& source, const CompileFlags& flags);
 void NoteContext(const CompiledModule& module, const CompileFlags& flags);

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -26,9 +27,24 @@ std::string MarkdownCell(absl::string_view text) { return absl::StrReplaceAll(Es
 
 std::string InputPath(const std::string& argument) { return argument == "-" ? "/dev/stdin" : argument; }
 
-absl::Status CheckOutput(const std::string& output, absl::Span<const std::string> inputs) {
+absl::Status CheckOutput(const std::string& output, OutputForm form, absl::Span<const std::string> inputs) {
+  if (output.empty()) return absl::OkStatus();
+  if (output == "-") {
+    if (form == OutputForm::kText) return absl::OkStatus();
+    return absl::OutOfRangeError("-: only text goes to stdout; give the name of a file, or ./- for one called -");
+  }
   struct stat out, in;
-  if (stat(output.c_str(), &out) != 0 || !S_ISREG(out.st_mode)) return absl::OkStatus();
+  if (stat(output.c_str(), &out) != 0) {
+    const std::filesystem::path folder = std::filesystem::path(output).parent_path();
+    if (form == OutputForm::kFolder || folder.empty()) return absl::OkStatus();
+    if (stat(folder.c_str(), &in) == 0 && S_ISDIR(in.st_mode)) return absl::OkStatus();
+    return absl::NotFoundError(
+        absl::StrCat(output, ": cannot create: there is no folder ", folder.string(), "; make it, or give another"));
+  }
+  if (S_ISDIR(out.st_mode) ? form != OutputForm::kFolder : form == OutputForm::kBytes && !S_ISREG(out.st_mode)) {
+    return absl::NotFoundError(absl::StrCat(output, ": cannot create: not a regular file; give another name"));
+  }
+  if (!S_ISREG(out.st_mode)) return absl::OkStatus();
   for (const std::string& input : inputs) {
     if (stat(InputPath(input).c_str(), &in) != 0 || in.st_dev != out.st_dev || in.st_ino != out.st_ino) continue;
     return absl::OutOfRangeError(absl::StrCat(output, ": this output is the input ", input, "; give it another name"));
@@ -51,7 +67,7 @@ absl::Status FlushStdout() {
 }
 
 absl::Status WriteResult(const std::string& path, absl::string_view text) {
-  if (!path.empty()) return WriteFile(path, text);
+  if (!path.empty() && path != "-") return WriteFile(path, text);
   if (!text.empty() && std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) return CannotWriteToStdout();
   return FlushStdout();
 }

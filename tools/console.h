@@ -20,11 +20,14 @@ std::string MarkdownCell(absl::string_view text);
 
 // The file that an argument names: - is stdin.
 std::string InputPath(const std::string& argument);
-// kOutOfRange when `output` is one of the files that are read, whatever it is called, and would be replaced. What names
-// no file, "" or a preset, is none.
-absl::Status CheckOutput(const std::string& output, absl::Span<const std::string> inputs);
+// What an output is: text, which may go to stdout; bytes in a file; or a folder of files, made where it is not there.
+enum class OutputForm : uint8_t { kText, kBytes, kFolder };
+// Whether `output` can be written, before the work of making it; "" is none. kNotFound when there is no folder for it
+// or something else than a file has its name. kOutOfRange for bytes to stdout, and when it is one of the files that are
+// read, whatever it is called, and would be replaced. What names no file, "" or a preset, is none.
+absl::Status CheckOutput(const std::string& output, OutputForm form, absl::Span<const std::string> inputs);
 
-// Writes a result to the file, whole or not at all, or to stdout when `path` is "".
+// Writes a result to the file, whole or not at all, or to stdout when `path` is "" or -.
 absl::Status WriteResult(const std::string& path, absl::string_view text);
 // Whether all that was written to stdout has arrived; kResourceExhausted when the disk is full or the reader is gone.
 absl::Status FlushStdout();

@@ -34,6 +34,10 @@ absl::StatusOr<LogitsRow> UnderstandLogits(absl::Span<const float> logits) {
   return LogitsRow{logits, most + std::log(sum), top};
 }
 
+absl::Status AtPosition(absl::string_view path, size_t position, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(path, ": position ", position, ": ", status.message()));
+}
+
 absl::Status Divergence::Add(absl::Span<const float> a, absl::Span<const float> b, size_t next) {
   SINTER_ASSIGN_OR_RETURN(const LogitsRow row_a, UnderstandLogits(a));
   SINTER_ASSIGN_OR_RETURN(const LogitsRow row_b, UnderstandLogits(b));

@@ -63,6 +63,8 @@ struct LogitsRow {
 };
 // `logits` has one element at least, and must outlive the row.
 absl::StatusOr<LogitsRow> UnderstandLogits(absl::Span<const float> logits);
+// Its error, with the model or file that the logits are of, and their position.
+absl::Status AtPosition(absl::string_view path, size_t position, const absl::Status& status);
 
 struct DivergenceSummary {
   int64_t positions = 0;

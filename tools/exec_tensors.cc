@@ -110,6 +110,27 @@ absl::StatusOr<std::string> ChooseName(const std::vector<std::string>& entries, 
                                             absl::StrJoin(entries, ", @"), "; choose one with --graph=@NAME"));
 }
 
+// "T is 9, expected 1 to 8" for each dim that --dim or a shape puts outside its range.
+std::vector<std::string> OutsideRanges(const CompiledModule& module, const LoadedEntry& entry,
+                                       const std::vector<std::vector<int64_t>>& shapes, std::vector<int64_t> bound) {
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const std::vector<DimSum>& dims = entry.inputs[i].dims;
+    for (size_t axis = 0; axis < dims.size() && dims.size() == shapes[i].size(); ++axis) {
+      const std::vector<DimSum::Term>& terms = dims[axis].terms;
+      if (terms.size() != 1 || terms[0].coefficient != 1 || terms[0].symbols.size() != 1) continue;
+      int64_t& value = bound[terms[0].symbols[0]];
+      if (value == kUnbound) value = shapes[i][axis];
+    }
+  }
+  std::vector<std::string> outside;
+  for (size_t i = 0; i < bound.size(); ++i) {
+    const LoadedDim& dim = module.dims()[i];
+    if (bound[i] == kUnbound || (bound[i] >= dim.min && bound[i] <= dim.max)) continue;
+    outside.push_back(absl::StrCat(dim.name, " is ", bound[i], ", expected ", dim.min, " to ", dim.max));
+  }
+  return outside;
+}
+
 // Language models take ids, positions and rows: the kernels trust that these lie within vocabulary, cache and step.
 absl::Status CheckStepInputs(const LoadedEntry& entry, const Workspace& workspace, const Sequence& sequence,
                              const std::vector<Tensor>& args) {
@@ -230,7 +251,10 @@ absl::StatusOr<std::vector<ExecResult>> ExecCompiled(std::shared_ptr<const Compi
     std::vector<std::string> expected, found;
     for (const LoadedParam& param : asked.inputs) expected.push_back(ParamText(param, *module));
     for (size_t i = 0; i < args.size(); ++i) found.push_back(absl::StrCat("%", names[i], ": ", Describe(args[i])));
-    return absl::OutOfRangeError(absl::StrCat("@", name, ": the inputs do not fit: found ", absl::StrJoin(found, ", "),
+    std::vector<std::string> outside = OutsideRanges(*module, asked, shapes, bound);
+    outside.push_back("");  // a mark behind each
+    return absl::OutOfRangeError(absl::StrCat("@", name, ": ", absl::StrJoin(outside, "; "),
+                                              "the inputs do not fit: found ", absl::StrJoin(found, ", "),
                                               "; expected ", absl::StrJoin(expected, ", ")));
   }
   for (uint16_t symbol : entry->symbols) {

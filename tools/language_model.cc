@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "base/limits.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 #include "tools/compile_source.h"
@@ -21,7 +22,7 @@ namespace sinter {
 void AddRunningFlags(CLI::App& app, RunningFlags& flags) {
   app.add_option("-t,--threads", flags.threads, "Threads (default: what the process may use)")
       ->type_name("N")
-      ->check(AtLeast(1));
+      ->check(AtLeast(1, limits::kThreads.most));
   AddPinFlag(app, flags.pin);
   app.add_flag("--no-cache", flags.no_cache, "Do not look for this model compiled before, nor keep it");
   app.add_option(

@@ -249,6 +249,7 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenThroughCache(const std
                                                                        const std::string& command) {
   const bool is_file = !IsCompiled(path) && !IsText(path) && !absl::StartsWith(path, kPresetPrefix);
   if (!is_file || flags.WatchesPasses()) return OpenExecutable(path, flags, command);
+  SINTER_RETURN_IF_ERROR(CheckRunsHere(flags));
   const absl::StatusOr<CacheKey> key = CacheKeyOf(path, flags);
   if (!key.ok()) return OpenExecutable(path, flags, command);  // which says what is wrong with the file or the flags
   const absl::StatusOr<ModuleCache> cache = ModuleCache::Open(max_bytes);

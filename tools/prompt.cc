@@ -112,7 +112,8 @@ Json ToJson(const Windows& windows, const WindowFlags& flags) {
 }
 
 absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& flags, const std::string& model,
-                                      const absl::StatusOr<Tokenizer>& tokenizer, int64_t capacity) {
+                                      const absl::StatusOr<Tokenizer>& tokenizer, int64_t capacity,
+                                      const std::string& more) {
   Windows windows;
   SINTER_ASSIGN_OR_RETURN(windows.ids, PromptIds(prompt, model, tokenizer, /*special=*/false));
   if (prompt.ids.empty() && tokenizer->data().add_bos && tokenizer->data().bos) {
@@ -123,7 +124,7 @@ absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& f
   const int64_t least = LeastWindow(flags);
   if (flags.window > capacity) {
     return absl::OutOfRangeError(absl::StrCat("--window: ", flags.window, " tokens, but the context has ", capacity,
-                                              " positions; give fewer", MoreContext(model)));
+                                              " positions; give fewer", more));
   }
   if (flags.window != 0 && flags.window < least) {
     return absl::OutOfRangeError(absl::StrCat("--window: ", flags.window, " tokens, expected at least ", least,
@@ -137,7 +138,7 @@ absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& f
   }
   if (windows.window < least) {
     return absl::OutOfRangeError(
-        absl::StrCat("the context has ", capacity, " positions, expected at least ", least, MoreContext(model)));
+        absl::StrCat("the context has ", capacity, " positions, expected at least ", least, more));
   }
   windows.first = FirstCounted(flags, windows.window);
   windows.ids.resize(static_cast<size_t>(windows.text_tokens / windows.window * windows.window));
@@ -178,7 +179,7 @@ absl::StatusOr<double> WalkWindows(const Windows& windows, absl::Span<LogitsSour
         for (size_t i = 0; i < sources.size(); ++i) {
           rows[i] = absl::MakeConstSpan(logits[i]).subspan((at - skip) * vocabulary, vocabulary);
         }
-        SINTER_RETURN_IF_ERROR(visit(rows, static_cast<size_t>(ids[begin + at + 1])));
+        SINTER_RETURN_IF_ERROR(visit(rows, static_cast<size_t>(ids[begin + at + 1]), start + begin + at));
       }
       progress.Update("token", static_cast<int64_t>(start + begin + part.size()),
                       static_cast<int64_t>(windows.ids.size()));

@@ -64,13 +64,15 @@ struct Windows {
 };
 // What a report says of them.
 Json ToJson(const Windows& windows, const WindowFlags& flags);
-// `capacity`: positions of the context. kOutOfRange when the text is too short for two positions that count, or for the
-// window that is asked for, or that window for the context.
+// `capacity`: positions of the context; `more`: what MoreContext says of it. kOutOfRange when the text is too short for
+// two positions that count, or for the window that is asked for, or that window for the context.
 absl::StatusOr<Windows> PromptWindows(const Prompt& prompt, const WindowFlags& flags, const std::string& model,
-                                      const absl::StatusOr<Tokenizer>& tokenizer, int64_t capacity);
+                                      const absl::StatusOr<Tokenizer>& tokenizer, int64_t capacity,
+                                      const std::string& more);
 
-// Rows of logits, one of each source, and the token that comes next.
-using VisitLogits = std::function<absl::Status(absl::Span<const absl::Span<const float>> rows, size_t next)>;
+// Rows of logits, one of each source, the token that comes next, and the place of the row's own among Windows::ids.
+using VisitLogits =
+    std::function<absl::Status(absl::Span<const absl::Span<const float>> rows, size_t next, size_t position)>;
 // Feeds the windows to all sources and visits every position that counts. Holds the logits of one step of each source
 // at a time; shows its progress on a terminal. Seconds that the sources took.
 absl::StatusOr<double> WalkWindows(const Windows& windows, absl::Span<LogitsSource* const> sources,

@@ -51,5 +51,11 @@ def draw(report):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__.strip())
-    with open(sys.argv[1]) as file:
-        sys.stdout.write(draw(json.load(file)))
+    try:
+        with open(sys.argv[1]) as file:
+            drawn = draw(json.load(file))
+    except OSError as error:
+        sys.exit(f"plot.py: {sys.argv[1]}: cannot open: {error.strerror}")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sys.exit(f"plot.py: {sys.argv[1]}: not what `bench/peers/run -o json` prints")
+    sys.stdout.write(drawn)
