@@ -66,12 +66,16 @@ void ForgetTemporary(Temporary& temporary) {
   temporary.taken = false;
 }
 
-// Makes an empty file, its name PLACE and random digits, and returns its index in the table; -1, with errno, when it
-// cannot.
+// Makes an empty file, its name PLACE, cut where a name has no room for more, and random digits, and returns its index
+// in the table; -1, with errno, when it cannot.
 int CreateTemporary(const std::string& place, int* fd) {
   uint32_t random;
   if (getrandom(&random, sizeof random, 0) != sizeof random) return -1;
-  const std::string path = absl::StrCat(place, ".", absl::Hex(random, absl::kZeroPad8));
+  const std::string ending = absl::StrCat(".", absl::Hex(random, absl::kZeroPad8));
+  const size_t name = place.rfind('/') + 1, size = place.size() - name;  // npos + 1 is 0
+  // A name that is itself too long stays so, and is refused.
+  const size_t kept = size > NAME_MAX ? size : std::min(size, NAME_MAX - ending.size());
+  const std::string path = absl::StrCat(absl::string_view(place).substr(0, name + kept), ending);
   if (path.size() >= PATH_MAX) {
     errno = ENAMETOOLONG;
     return -1;

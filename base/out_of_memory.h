@@ -40,4 +40,16 @@ auto WithoutExceptions(absl::string_view doing, Work&& work) -> decltype(work())
   }
 }
 
+// What `work` returns, or `nothing` where memory runs out: for what is known to callers that no error could help.
+template <typename Work>
+auto OrNothing(Work&& work, decltype(work()) nothing = {}) -> decltype(work()) {
+  try {
+    return std::forward<Work>(work)();
+  } catch (const std::bad_alloc&) {
+    return nothing;
+  } catch (const std::length_error&) {
+    return nothing;
+  }
+}
+
 }  // namespace sinter

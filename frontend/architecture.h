@@ -43,6 +43,7 @@ struct ModelConfig {
   int64_t ffn_width = 0;
   int64_t vocabulary = 0;
   int64_t trained_context = 0;  // positions
+  int64_t window = 0;           // of attention, in positions: no less than trained_context; 0: there is none
   double epsilon = 1e-5;        // of the norms
   double rope_base = 10000;
   double rope_scale = 1;      // positions are multiplied by it

@@ -117,20 +117,22 @@ class ConfigReader {
     for (std::string& line : foreign.LinesByNote()) unsupported_.push_back(std::move(line));
   }
 
-  // Whether a count is 1 or more and within its limit.
-  absl::Status CheckCount(absl::string_view key, int64_t value, const Limit& limit) const {
-    if (value < 1) return gguf_.KeyError(key, absl::StrCat("expected a number from 1 up; found ", value));
+  // Whether a count is within its limits.
+  absl::Status CheckCount(absl::string_view key, int64_t value, const Limit& limit, int64_t least) const {
+    if (value < least) {
+      return gguf_.KeyError(key, absl::StrCat("expected a number from ", least, " up; found ", value));
+    }
     if (!limit.Exceeded(value)) return absl::OkStatus();
     return gguf_.KeyError(key, absl::StrCat(value, ": ", limit.Text()));
   }
 
   // A count that all layers share; files may state it once or layer by layer.
-  absl::StatusOr<int64_t> Count(absl::string_view suffix, const Limit& limit = limits::kModelDim) {
+  absl::StatusOr<int64_t> Count(absl::string_view suffix, const Limit& limit = limits::kModelDim, int64_t least = 1) {
     const std::string key = Key(suffix);
     const GgufKey* found = gguf_.FindKey(key);
     if (found == nullptr || !found->is_array) {
       SINTER_ASSIGN_OR_RETURN(const int64_t value, gguf_.GetInt(key));
-      SINTER_RETURN_IF_ERROR(CheckCount(key, value, limit));
+      SINTER_RETURN_IF_ERROR(CheckCount(key, value, limit, least));
       return value;
     }
     if (limits::kLayers.Exceeded(found->count)) {
@@ -139,7 +141,7 @@ class ConfigReader {
     SINTER_ASSIGN_OR_RETURN(const std::vector<int64_t> values, gguf_.GetIntArray(key));
     if (values.empty()) return gguf_.KeyError(key, "expected a number or one for each layer; found an empty array");
     for (int64_t value : values) {
-      SINTER_RETURN_IF_ERROR(CheckCount(key, value, limit));
+      SINTER_RETURN_IF_ERROR(CheckCount(key, value, limit, least));
       if (value != values[0]) {
         unsupported_.push_back(absl::StrCat(key, " that differs from layer to layer (", values[0], ", ", value, ")"));
         break;
@@ -147,9 +149,10 @@ class ConfigReader {
     }
     return values[0];
   }
-  absl::StatusOr<int64_t> CountOr(absl::string_view suffix, int64_t fallback, const Limit& limit = limits::kModelDim) {
+  absl::StatusOr<int64_t> CountOr(absl::string_view suffix, int64_t fallback, const Limit& limit = limits::kModelDim,
+                                  int64_t least = 1) {
     if (!gguf_.Has(Key(suffix))) return fallback;
-    return Count(suffix, limit);
+    return Count(suffix, limit, least);
   }
   // A base or a factor: what is made of it by multiplication and division stays finite.
   absl::Status CheckFactor(const std::string& key, double value) const {
@@ -175,11 +178,12 @@ class ConfigReader {
     if (!(config_.epsilon >= 0 && config_.epsilon <= 1)) {
       return gguf_.KeyError(epsilon_key, absl::StrCat("expected a number from 0 to 1; found ", config_.epsilon));
     }
-    SINTER_ASSIGN_OR_RETURN(const int64_t window,
-                            CountOr("attention.sliding_window", config_.trained_context, limits::kContext));
-    if (window < config_.trained_context) {
-      unsupported_.push_back(absl::StrCat(Key("attention.sliding_window"), " ", window, ", which is less than the ",
-                                          config_.trained_context, " positions of its context"));
+    // Files say 0 for none.
+    SINTER_ASSIGN_OR_RETURN(config_.window, CountOr("attention.sliding_window", 0, limits::kContext, /*least=*/0));
+    if (config_.window != 0 && config_.window < config_.trained_context) {
+      unsupported_.push_back(absl::StrCat(Key("attention.sliding_window"), " ", config_.window,
+                                          ", which is less than the ", config_.trained_context,
+                                          " positions of its context"));
     }
     if (architecture.positions == Positions::kRopeNorm) SINTER_RETURN_IF_ERROR(ReadRope());
     config_.fused_qkv = gguf_.FindTensor("blk.0.attn_qkv.weight") != nullptr;

@@ -80,6 +80,11 @@ absl::Status ChooseSizes(const ImportOptions& options, Model& model) {
                                               learned ? absl::StrCat(model.name, " was trained for") : "", "; found ",
                                               model.context));
   }
+  if (model.config.window != 0 && model.context > model.config.window) {
+    return absl::OutOfRangeError(
+        absl::StrCat("a context of ", model.context, " positions is past the model's sliding ", "window of ",
+                     model.config.window, ", which is not supported; give --ctx=", model.config.window, " or less"));
+  }
   if (options.chunk < 1)
     return absl::OutOfRangeError(absl::StrCat("the chunk must be 1 or more; found ", options.chunk));
   model.chunk = std::min(options.chunk, model.context);

@@ -1,12 +1,15 @@
 #include "frontend/weights.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/checked.h"
+#include "base/escape.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "frontend/presets.h"
@@ -131,6 +134,25 @@ absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(const std::string& pat
     SINTER_ASSIGN_OR_RETURN(Gguf gguf, Gguf::Open(path));
     return MakeGgufWeights(std::make_shared<const Gguf>(std::move(gguf)));
   });
+}
+
+absl::Status CheckWeights(const Module& module, const WeightSource& source) {
+  for (GraphId id : module.entries()) {
+    const Graph& graph = module.graph(id);
+    for (OpId op : graph.order()) {
+      const auto weight = graph.As<ops::Weight>(op);
+      if (!weight) continue;
+      SINTER_ASSIGN_OR_RETURN(const TensorInfo info, source.Find(weight->name));
+      const Type& type = graph.type(graph.op(op).results[0]);
+      const bool same = std::equal(type.dims.begin(), type.dims.end(), info.dims.begin(), info.dims.end(),
+                                   [](const DimExpr& a, int64_t b) { return a.is_const() && a.constant() == b; });
+      if (same && (type.dtype == info.dtype || (IsFloat(type.dtype) && IsFloat(info.dtype)))) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("@", graph.name(), ": weight ", Quoted(weight->name), ": expected ", ToString(type, module.dims),
+                       "; the weight file has ", Info(info.dtype).name, "[", absl::StrJoin(info.dims, ","), "]"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 WeightReader MakeWeightReader(const WeightSource& source) {

@@ -21,6 +21,7 @@
 #include "frontend/gguf.h"
 #include "ir/dtype.h"
 #include "ir/eval.h"
+#include "ir/graph.h"
 
 namespace sinter {
 
@@ -68,6 +69,11 @@ std::unique_ptr<WeightSource> MakeGgufWeights(std::shared_ptr<const Gguf> gguf);
 
 // The source that a module names: a GGUF file or "preset:NAME". Does not check that the file is a model.
 absl::StatusOr<std::unique_ptr<WeightSource>> OpenWeights(const std::string& path);
+
+// Whether every weight op of the module's entries declares a tensor as the source has it: of the same shape, and of its
+// element type or, where both are floats, another. kInvalidArgument otherwise. To be asked before rows are read, which
+// says nothing of shapes.
+absl::Status CheckWeights(const Module& module, const WeightSource& source);
 
 // Whole tensors for the evaluator; the source must outlive the reader.
 WeightReader MakeWeightReader(const WeightSource& source);

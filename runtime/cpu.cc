@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <set>
 
@@ -14,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/out_of_memory.h"
 #include "runtime/cgroup.h"
 #include "runtime/features.h"
 
@@ -118,26 +120,30 @@ std::string HostCpuName() {
   }
   char name[sizeof words + 1] = {};
   std::memcpy(name, words, sizeof words);
-  return std::string(absl::StripAsciiWhitespace(name));
+  return OrNothing([&] { return std::string(absl::StripAsciiWhitespace(name)); }, "unknown CPU");
 }
 
 std::vector<int> AffinityCpus() {
-  std::vector<int> cpus;
-  for (int capacity = CPU_SETSIZE; capacity <= 1 << 20; capacity *= 2) {
-    cpu_set_t* set = CPU_ALLOC(capacity);
-    if (set == nullptr) break;
-    const size_t bytes = CPU_ALLOC_SIZE(capacity);
-    const bool ok = sched_getaffinity(0, bytes, set) == 0;
-    for (int cpu = 0; ok && cpu < capacity; ++cpu) {
-      if (CPU_ISSET_S(cpu, bytes, set)) cpus.push_back(cpu);
+  return OrNothing([] {
+    std::vector<int> cpus;
+    for (int capacity = CPU_SETSIZE; capacity <= 1 << 20; capacity *= 2) {
+      const auto free = [](cpu_set_t* set) { CPU_FREE(set); };
+      const std::unique_ptr<cpu_set_t, decltype(free)> set(CPU_ALLOC(capacity), free);
+      if (set == nullptr) break;
+      const size_t bytes = CPU_ALLOC_SIZE(capacity);
+      if (sched_getaffinity(0, bytes, set.get()) != 0) continue;
+      for (int cpu = 0; cpu < capacity; ++cpu) {
+        if (CPU_ISSET_S(cpu, bytes, set.get())) cpus.push_back(cpu);
+      }
+      break;
     }
-    CPU_FREE(set);
-    if (ok) break;
-  }
-  return cpus;
+    return cpus;
+  });
 }
 
-ThreadBudget ThreadsFor(absl::Span<const int> cpus, const std::string& root) {
+namespace {
+
+ThreadBudget FindBudget(absl::Span<const int> cpus, const std::string& root) {
   std::vector<int> usable(cpus.begin(), cpus.end());
 
   // A hybrid CPU lists its fast kind here; any other has no such file.
@@ -165,6 +171,12 @@ ThreadBudget ThreadsFor(absl::Span<const int> cpus, const std::string& root) {
                    fast_usable.empty() ? "" : absl::StrCat(", fast kind ", fast_usable.size()), ", physical cores ",
                    cores.size(), ", cgroup quota ", quota ? absl::StrCat(*quota) : "none", ")");
   return budget;
+}
+
+}  // namespace
+
+ThreadBudget ThreadsFor(absl::Span<const int> cpus, const std::string& root) {
+  return OrNothing([&] { return FindBudget(cpus, root); }, {1, "1 thread"});
 }
 
 ThreadBudget DefaultThreads() { return ThreadsFor(AffinityCpus(), ""); }

@@ -1,5 +1,5 @@
 // What this machine has: CPU features (with the operating system's consent) and the threads that the process may really
-// use.
+// use. What memory runs out for is as if the machine did not say: an unknown CPU, no list of CPUs, one thread.
 #pragma once
 
 #include <string>

@@ -1,23 +1,30 @@
 #include "runtime/generate.h"
 
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 
 namespace sinter {
 
 absl::StatusOr<Generator> Generator::Create(Workspace& workspace, Sequence& sequence, Sampler& sampler,
-                                            const Tokenizer* tokenizer, TokenStream* stream) {
+                                            absl::Span<const int32_t> end_ids, TokenStream* stream) {
   return WithoutExceptions("making a generator", [&]() -> absl::StatusOr<Generator> {
-    return Generator(workspace, sequence, sampler, tokenizer, stream);
+    if (sampler.vocab_size() != workspace.vocabulary()) {
+      return absl::OutOfRangeError(absl::StrCat("the sampler is for a vocabulary of ", sampler.vocab_size(),
+                                                ", the model's is ", workspace.vocabulary()));
+    }
+    return Generator(workspace, sequence, sampler, end_ids, stream);
   });
 }
 
-Generator::Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler, const Tokenizer* tokenizer,
+Generator::Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler, absl::Span<const int32_t> end_ids,
                      TokenStream* stream)
     : workspace_(&workspace),
       sequence_(&sequence),
       sampler_(&sampler),
-      tokenizer_(tokenizer),
+      end_ids_(end_ids.begin(), end_ids.end()),
       stream_(stream),
       logits_(static_cast<size_t>(workspace.vocabulary())) {}
 
@@ -59,7 +66,8 @@ absl::StatusOr<StopReason> Generator::Loop(const GenerateOptions& options, Emit 
       SINTER_RETURN_IF_ERROR(Advance());
     }
     const int32_t id = sampler_->Sample(logits_);
-    if (!options.ignore_end && tokenizer_ != nullptr && tokenizer_->IsEnd(id)) return StopReason::kEndToken;
+    const bool ends = std::find(end_ids_.begin(), end_ids_.end(), id) != end_ids_.end();
+    if (ends && !options.ignore_end) return StopReason::kEndToken;
     sampler_->Accept(id);
     last_ = id;
     pending_ = true;

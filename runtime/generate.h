@@ -2,7 +2,7 @@
 //
 // Generate steps lazily: the last token that it emitted enters the sequence only when another is wanted, so that
 // generation can be continued by another call and costs no step whose logits nobody reads. Nothing is allocated per
-// token. Errors: those of Workspace; kOutOfRange when there is no prompt,
+// token. Errors: those of Workspace; kOutOfRange when there is no prompt or the sampler is for another vocabulary,
 // kResourceExhausted when memory runs out.
 #pragma once
 
@@ -32,9 +32,10 @@ class Generator {
   // that was held back to the end. Returns false to stop.
   using Emit = bool (*)(void* context, int32_t id, absl::string_view text);
 
-  // All outlive the generator. Without a tokenizer no token is an end; without a stream all text is empty.
+  // All but `end_ids` outlive the generator. They are TokenizerData::EndIds of a vocabulary of any kind: a module whose
+  // text no Tokenizer can make has end tokens, too. Without a stream all text is empty.
   static absl::StatusOr<Generator> Create(Workspace& workspace, Sequence& sequence, Sampler& sampler,
-                                          const Tokenizer* tokenizer, TokenStream* stream);
+                                          absl::Span<const int32_t> end_ids, TokenStream* stream);
 
   // Appends a prompt to the sequence.
   absl::Status Prefill(absl::Span<const int32_t> ids);
@@ -42,7 +43,7 @@ class Generator {
   absl::StatusOr<StopReason> Generate(const GenerateOptions& options, Emit emit, void* context);
 
  private:
-  Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler, const Tokenizer* tokenizer,
+  Generator(Workspace& workspace, Sequence& sequence, Sampler& sampler, absl::Span<const int32_t> end_ids,
             TokenStream* stream);
   absl::StatusOr<StopReason> Loop(const GenerateOptions& options, Emit emit, void* context);
   absl::Status Advance();
@@ -50,7 +51,7 @@ class Generator {
   Workspace* workspace_;
   Sequence* sequence_;
   Sampler* sampler_;
-  const Tokenizer* tokenizer_;
+  std::vector<int32_t> end_ids_;
   TokenStream* stream_;
   std::vector<float> logits_;  // of the last position of the sequence
   int32_t last_ = -1;          // the last id of the text; -1: there is no prompt yet

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/checked.h"
+#include "base/out_of_memory.h"
 #include "runtime/cgroup.h"
 
 namespace sinter {
@@ -82,13 +83,15 @@ int64_t StackBytes(int threads) {
   rlimit limit;
   constexpr int64_t kDefault = int64_t{2} << 20;  // glibc's, where the limit says unlimited
   const bool stated = getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
-  return (threads - 1) * (stated ? static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, kMost >> 10)) : kDefault);
+  const int64_t each = stated ? static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, kMost)) : kDefault;
+  return each > kMost / threads ? kMost : each * (threads - 1);
 }
 
 }  // namespace
 
 MemoryNeed NeedToRun(const CompiledModule& module, int threads, WeightsPlace weights, absl::string_view entry) {
   const fbs::Metadata& metadata = module.metadata();
+  threads = std::max(threads, 1);
   MemoryNeed need;
   need.weights = weights;
   need.weights_bytes = static_cast<int64_t>(module.weights_bytes());
@@ -116,7 +119,9 @@ int64_t BytesFor(const MemoryNeed& need, MemoryLimit::Counts counts) {
               resident ? 0 : need.stack_bytes, need.other_bytes});
 }
 
-std::vector<MemoryLimit> SystemMemoryLimits(const std::string& root) {
+namespace {
+
+std::vector<MemoryLimit> FindSystemLimits(const std::string& root) {
   std::vector<MemoryLimit> limits;
   if (const auto kilobytes = NumberOf(ReadSystemFile(root + "/proc/meminfo"), "MemAvailable:")) {
     limits.push_back({std::min(*kilobytes, kMost >> 10) * 1024, MemoryLimit::Counts::kResident, "MemAvailable"});
@@ -129,8 +134,8 @@ std::vector<MemoryLimit> SystemMemoryLimits(const std::string& root) {
   return limits;
 }
 
-std::vector<MemoryLimit> MemoryLimits() {
-  std::vector<MemoryLimit> limits = SystemMemoryLimits("");
+std::vector<MemoryLimit> FindLimits() {
+  std::vector<MemoryLimit> limits = FindSystemLimits("");
   // Pages: of all mappings, resident, shared, code, 0, and writable data with the stack.
   const std::vector<std::string> words = absl::StrSplit(ReadSystemFile("/proc/self/statm"), ' ');
   int64_t mapped, writable;
@@ -146,8 +151,8 @@ std::vector<MemoryLimit> MemoryLimits() {
   return limits;
 }
 
-absl::Status CheckMemory(absl::string_view name, const MemoryNeed& need, absl::Span<const MemoryLimit> limits,
-                         absl::string_view change_context, absl::Span<const MemoryNeed> beside) {
+absl::Status Compare(absl::string_view name, const MemoryNeed& need, absl::Span<const MemoryLimit> limits,
+                     absl::string_view change_context, absl::Span<const MemoryNeed> beside) {
   const MemoryLimit* tightest = nullptr;
   int64_t left = 0, needed = 0, available = 0;  // under the tightest limit
   for (const MemoryLimit& limit : limits) {
@@ -181,6 +186,19 @@ absl::Status CheckMemory(absl::string_view name, const MemoryNeed& need, absl::S
                     " would fit");
   }
   return absl::ResourceExhaustedError(text);
+}
+
+}  // namespace
+
+std::vector<MemoryLimit> SystemMemoryLimits(const std::string& root) {
+  return OrNothing([&] { return FindSystemLimits(root); });
+}
+
+std::vector<MemoryLimit> MemoryLimits() { return OrNothing(FindLimits); }
+
+absl::Status CheckMemory(absl::string_view name, const MemoryNeed& need, absl::Span<const MemoryLimit> limits,
+                         absl::string_view change_context, absl::Span<const MemoryNeed> beside) {
+  return WithoutExceptions(name, [&] { return Compare(name, need, limits, change_context, beside); });
 }
 
 }  // namespace sinter

@@ -55,7 +55,7 @@ struct MemoryLimit {
 int64_t BytesFor(const MemoryNeed& need, MemoryLimit::Counts counts);
 
 // Of the machine and of each cgroup on the way to the root, of v2 and v1: its limit less its use, where pages of files
-// are no use. `root` is put in front of /proc and /sys.
+// are no use. `root` is put in front of /proc and /sys. Without memory to read them there are none.
 std::vector<MemoryLimit> SystemMemoryLimits(const std::string& root);
 // Those, and the limits of this process (setrlimit).
 std::vector<MemoryLimit> MemoryLimits();

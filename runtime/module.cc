@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/container/inlined_vector.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -18,15 +17,6 @@
 
 namespace sinter {
 namespace {
-
-bool IsBound(const DimSum& sum, absl::Span<const int64_t> dims) {
-  for (const DimSum::Term& term : sum.terms) {
-    for (uint16_t symbol : term.symbols) {
-      if (dims[symbol] == kUnbound) return false;
-    }
-  }
-  return true;
-}
 
 // The smallest value that the expression takes with these dims, whatever the unbound ones are.
 int64_t SmallestOf(const DimSum& sum, absl::Span<const int64_t> dims, absl::Span<const LoadedDim> ranges) {
@@ -50,12 +40,27 @@ int LoneSymbol(const DimSum& sum) {
 
 bool InRange(int64_t value, const LoadedDim& range) { return value >= range.min && value <= range.max; }
 
-using BoundSymbols = absl::InlinedVector<uint16_t, 32>;
+// While an entry is tried, a value v that the shapes bind stands in the dims as kUnbound - 1 - v: it can be told from
+// those that were given, and taken back, without a list.
+constexpr int64_t Tried(int64_t value) { return kUnbound - 1 - value; }  // its own inverse
+constexpr int64_t ValueOf(int64_t dim) { return dim < kUnbound ? Tried(dim) : dim; }
 
-// Binds the symbols that stand alone in the types of the inputs, then compares every dim. `bound`: the symbols bound
-// here.
-bool Bind(const LoadedEntry& entry, absl::Span<const std::vector<int64_t>> shapes, absl::Span<const LoadedDim> ranges,
-          std::vector<int64_t>& dims, BoundSymbols& bound) {
+bool IsBoundTo(const DimSum& sum, absl::Span<const int64_t> dims, int64_t wanted) {
+  int64_t value = 0;
+  for (const DimSum::Term& term : sum.terms) {
+    int64_t product = term.coefficient;
+    for (uint16_t symbol : term.symbols) {
+      if (dims[symbol] == kUnbound) return false;
+      product *= ValueOf(dims[symbol]);
+    }
+    value += product;
+  }
+  return value == wanted;
+}
+
+// Binds the symbols that stand alone in the types of the inputs, as tried, then compares every dim.
+bool Try(const LoadedEntry& entry, absl::Span<const std::vector<int64_t>> shapes, absl::Span<const LoadedDim> ranges,
+         absl::Span<int64_t> dims) {
   if (entry.inputs.size() != shapes.size()) return false;
   for (size_t i = 0; i < shapes.size(); ++i) {
     if (entry.inputs[i].dims.size() != shapes[i].size()) return false;
@@ -63,17 +68,27 @@ bool Bind(const LoadedEntry& entry, absl::Span<const std::vector<int64_t>> shape
       const int symbol = LoneSymbol(entry.inputs[i].dims[axis]);
       if (symbol < 0 || dims[static_cast<size_t>(symbol)] != kUnbound) continue;
       if (!InRange(shapes[i][axis], ranges[static_cast<size_t>(symbol)])) return false;
-      dims[static_cast<size_t>(symbol)] = shapes[i][axis];
-      bound.push_back(static_cast<uint16_t>(symbol));
+      dims[static_cast<size_t>(symbol)] = Tried(shapes[i][axis]);
     }
   }
   for (size_t i = 0; i < shapes.size(); ++i) {
     for (size_t axis = 0; axis < shapes[i].size(); ++axis) {
-      const DimSum& expr = entry.inputs[i].dims[axis];
-      if (!IsBound(expr, dims) || expr.Evaluate(dims.data()) != shapes[i][axis]) return false;
+      if (!IsBoundTo(entry.inputs[i].dims[axis], dims, shapes[i][axis])) return false;
     }
   }
   return true;
+}
+
+// What was tried is bound, or unbound again.
+void Settle(const LoadedEntry& entry, bool fits, absl::Span<int64_t> dims) {
+  for (const LoadedParam& input : entry.inputs) {
+    for (const DimSum& sum : input.dims) {
+      const int symbol = LoneSymbol(sum);
+      if (symbol < 0) continue;
+      int64_t& dim = dims[static_cast<size_t>(symbol)];
+      if (dim < kUnbound) dim = fits ? Tried(dim) : kUnbound;
+    }
+  }
 }
 
 }  // namespace
@@ -118,9 +133,9 @@ const LoadedEntry* CompiledModule::FindEntry(absl::string_view name,
   }
   for (const LoadedEntry& entry : entries_) {
     if (!Serves(entry.name, name)) continue;
-    BoundSymbols bound;  // to be undone when the entry does not fit
-    if (Bind(entry, input_shapes, dims_, dims, bound)) return &entry;
-    for (uint16_t symbol : bound) dims[symbol] = kUnbound;
+    const bool fits = Try(entry, input_shapes, dims_, absl::MakeSpan(dims));
+    Settle(entry, fits, absl::MakeSpan(dims));
+    if (fits) return &entry;
   }
   return nullptr;
 }

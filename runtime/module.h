@@ -67,6 +67,10 @@ struct LoadedState {
   std::string name, dtype;
   std::vector<int64_t> dims;
   int64_t page_axis, bytes;
+  // Whether kernels that were made for one state can be given the other.
+  bool IsLike(const LoadedState& other) const {
+    return dtype == other.dtype && dims == other.dims && page_axis == other.page_axis;
+  }
 };
 
 struct LoadedEntry {

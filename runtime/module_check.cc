@@ -60,6 +60,7 @@ class Checker {
         return Within(absl::StrCat("weight ", i, " ", Quoted(ViewOf(weight.name())), ": "), s);
       }
     }
+    SINTER_RETURN_IF_ERROR(CheckKernels());
     SINTER_RETURN_IF_ERROR(CheckImages());
     if (m_.entries()->size() == 0) return Bad("no entries");
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kEntries, m_.entries()->size()));
@@ -78,6 +79,7 @@ class Checker {
   }
 
  private:
+  // What unpacking takes, and copies of names for people: strings may be shared, and may overlap.
   absl::Status Spend(uint64_t bytes) {
     spent_ += bytes;
     if (spent_ <= kExpansion * sections_.metadata) return absl::OkStatus();
@@ -95,6 +97,7 @@ class Checker {
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kDimSymbols, m_.dims()->size()));
     std::unordered_set<absl::string_view, absl::Hash<absl::string_view>> names;
     for (const fbs::Dim* dim : *m_.dims()) {
+      SINTER_RETURN_IF_ERROR(Spend(dim->name()->size()));
       const std::string place = absl::StrCat("dim ", Quoted(ViewOf(dim->name())), " ");
       if (dim->min() < 0 || dim->max() < dim->min()) return Bad(place, "has the range ", dim->min(), "..", dim->max());
       if (limits::kExpressionValue.Exceeded(dim->max())) {
@@ -145,6 +148,7 @@ class Checker {
   }
 
   absl::Status CheckWeight(const fbs::Weight& weight) {
+    SINTER_RETURN_IF_ERROR(Spend(uint64_t{weight.name()->size()} + weight.pack()->size()));
     if (!FindElementType(ViewOf(weight.dtype()))) return Bad("unknown element type ", Quoted(ViewOf(weight.dtype())));
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kRank, weight.dims()->size()));
     if (!Aligned(weight.dims())) return Bad("dims are not aligned");
@@ -156,6 +160,14 @@ class Checker {
     if (!Fits(weight.offset(), weight.bytes(), sections_.weights)) {
       return Bad("bytes [", weight.offset(), ", +", weight.bytes(), ") are past the weights section's ",
                  sections_.weights, " bytes");
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckKernels() {
+    for (const fbs::Kernel* kernel : *m_.kernels()) {
+      SINTER_RETURN_IF_ERROR(Spend(uint64_t{kernel->name()->size()} + kernel->family()->size()));
+      if (kernel->note() != nullptr) SINTER_RETURN_IF_ERROR(Spend(kernel->note()->size()));
     }
     return absl::OkStatus();
   }
@@ -188,6 +200,7 @@ class Checker {
       }
     }
     SINTER_RETURN_IF_ERROR(CheckMemory("scratch_bytes", image.scratch_bytes()));
+    SINTER_RETURN_IF_ERROR(Spend(image.target()->size() + image.features()->size() * sizeof(std::string)));
     for (const flatbuffers::String* feature : *image.features()) {
       const std::vector<std::string>& known = AllCpuFeatures();
       if (std::find(known.begin(), known.end(), ViewOf(feature)) == known.end()) {
@@ -242,6 +255,18 @@ class Checker {
     return absl::OkStatus();
   }
 
+  // As text an expression has the name of a dim at each of its places.
+  absl::Status SpendNames(const fbs::Expr& expr) {
+    if (expr.terms() == nullptr) return absl::OkStatus();
+    for (const fbs::Term* term : *expr.terms()) {
+      if (term->symbols() == nullptr) continue;
+      for (uint16_t symbol : *term->symbols()) {
+        if (symbol < m_.dims()->size()) SINTER_RETURN_IF_ERROR(Spend(m_.dims()->Get(symbol)->name()->size()));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status CheckParam(const fbs::Param& param) {
     SINTER_RETURN_IF_ERROR(Spend(param.name()->size()));
     const std::optional<ElementType> type = FindElementType(ViewOf(param.type()->dtype()));
@@ -251,6 +276,7 @@ class Checker {
     SINTER_RETURN_IF_ERROR(CheckCount(limits::kRank, param.type()->dims()->size()));
     std::optional<int64_t> bytes = type->block_bytes;
     for (uint32_t i = 0; i < param.type()->dims()->size(); ++i) {
+      SINTER_RETURN_IF_ERROR(SpendNames(*param.type()->dims()->Get(i)));
       const absl::StatusOr<Range> range = RangeOf(*param.type()->dims()->Get(i));
       if (!range.ok()) return Within(absl::StrCat("dim ", i, ": "), range.status());
       if (range->low < 0) return Bad("dim ", i, ": can be ", range->low);

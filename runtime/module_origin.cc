@@ -1,6 +1,7 @@
 #include "runtime/module_origin.h"
 
 #include "base/bytes.h"
+#include "base/limits.h"
 #include "runtime/module_check.h"
 #include "runtime/module_format.h"
 
@@ -17,7 +18,7 @@ std::optional<ModuleOrigin> OriginOf(absl::Span<const uint8_t> file) {
   if (file.size() < kModulePage || !ByteReader(file).Read(&header)) return std::nullopt;
   const FileSection& section = header.metadata;
   if (!(HeaderChecksum(header) == header.header) || !Fits(section.offset, section.size, file.size()) ||
-      section.offset % kModulePage != 0) {
+      section.offset % kModulePage != 0 || limits::kModuleMetadataBytes.Exceeded(section.size)) {
     return std::nullopt;
   }
   const absl::Span<const uint8_t> metadata = file.subspan(section.offset, section.size);

@@ -1,7 +1,6 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 #include <cstring>
 
@@ -110,7 +109,7 @@ float Sampler::Penalized(float logit, int32_t id) const {
 }
 
 int32_t Sampler::Sample(absl::Span<const float> logits) {
-  assert(logits.size() == static_cast<size_t>(vocab_size_));
+  logits = logits.subspan(0, static_cast<size_t>(vocab_size_));
   if (options_.temperature <= 0) return Largest(logits);
   size_t count = 0;
   for (size_t i = 0; i < logits.size(); ++i) {

@@ -37,7 +37,8 @@ class Sampler {
   // kOutOfRange, naming the option, when one is out of its range.
   static absl::StatusOr<Sampler> Create(const SamplerOptions& options, int32_t vocab_size);
 
-  // `logits` has vocab_size elements.
+  int32_t vocab_size() const { return vocab_size_; }
+  // `logits` has vocab_size elements: of fewer the rest is not picked, of more what follows is not read.
   int32_t Sample(absl::Span<const float> logits);
   // Tells the repetition penalty that an id became part of the text; every id of the prompt and every one sampled.
   // Ids outside the vocabulary have no logit and are not counted.

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "runtime/cpu.h"
 
@@ -111,6 +112,7 @@ absl::StatusOr<std::unique_ptr<ThreadTeam>> ThreadTeam::Create(int threads, absl
     SINTER_RETURN_IF_ERROR(SetAffinity(team->workers_[i].handle, cpus.subspan(i + 1, 1)));
   }
   std::vector<int> caller_cpus = AffinityCpus();
+  if (caller_cpus.empty()) return OutOfMemory("reading on which CPUs the caller may run");
   SINTER_RETURN_IF_ERROR(SetAffinity(pthread_self(), cpus.first(1)));
   team->caller_cpus_ = std::move(caller_cpus);
   return team;

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <limits>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "base/escape.h"
 #include "base/limits.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
@@ -52,19 +54,21 @@ absl::StatusOr<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<const C
     const auto found = std::find_if(module->entries().begin(), module->entries().end(),
                                     [entry](const LoadedEntry& e) { return Serves(e.name, entry); });
     if (found == module->entries().end()) {
-      return absl::NotFoundError(absl::StrCat(module->path(), ": no entry ", entry));
+      return absl::NotFoundError(absl::StrCat(module->path(), ": no entry ", Quoted(entry)));
     }
     std::unique_ptr<Sequence> sequence(new Sequence());
     sequence->capacity_ = std::numeric_limits<int32_t>::max();  // positions are i32
     sequence->pages_.reserve(found->states.size());             // the states point into it
     for (const LoadedState& state : found->states) {
-      SINTER_ASSIGN_OR_RETURN(PageMemory memory, PageMemory::Map(state.bytes, absl::StrCat("state ", state.name)));
+      SINTER_ASSIGN_OR_RETURN(PageMemory memory,
+                              PageMemory::Map(state.bytes, absl::StrCat("state ", Quoted(state.name))));
       const int64_t page_rows = state.dims[static_cast<size_t>(state.page_axis)];
       sequence->pages_.push_back(memory.data());
       sequence->states_.push_back({&sequence->pages_.back(), page_rows});
       sequence->memory_.push_back(std::move(memory));
       sequence->capacity_ = std::min(sequence->capacity_, page_rows);
     }
+    sequence->entry_ = &*found;
     sequence->module_ = std::move(module);
     return sequence;
   });
@@ -114,6 +118,13 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Open(std::shared_ptr<const
 
 Workspace::EntryTables Workspace::MakeTables(const LoadedEntry& entry) const {
   EntryTables tables;
+  const std::vector<LoadedEntry>& entries = module_->entries();
+  const auto has_these_states = [&entry](const LoadedEntry& other) {
+    return std::equal(entry.states.begin(), entry.states.end(), other.states.begin(), other.states.end(),
+                      [](const LoadedState& a, const LoadedState& b) { return a.IsLike(b); });
+  };
+  tables.states_of =
+      static_cast<size_t>(std::find_if(entries.begin(), entries.end(), has_these_states) - entries.begin());
   tables.paces.resize(scratch_.size(), std::vector<uint64_t>(entry.steps.size()));
   for (size_t thread = 0; thread < scratch_.size(); ++thread) {
     std::vector<void*>& slots = tables.slots.emplace_back();
@@ -143,24 +154,42 @@ Workspace::EntryTables Workspace::MakeTables(const LoadedEntry& entry) const {
   return tables;
 }
 
+absl::Status Workspace::CheckStates(const LoadedEntry& entry, const EntryStates& given) const {
+  if (given.states.size() == entry.states.size() && (given.entry == &entry || entry.states.empty())) {
+    return absl::OkStatus();
+  }
+  const LoadedEntry* const entries = module_->entries().data();
+  const auto index = [entries](const LoadedEntry* e) { return static_cast<size_t>(e - entries); };
+  const std::less<const LoadedEntry*> before;
+  if (given.entry == nullptr || before(given.entry, entries) || !before(given.entry, entries + tables_.size())) {
+    return absl::InternalError(absl::StrCat("entry ", Quoted(entry.name), ": no states of a sequence of this module"));
+  }
+  if (given.states.size() == entry.states.size() &&
+      tables_[index(given.entry)].states_of == tables_[index(&entry)].states_of) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(absl::StrCat("entry ", Quoted(entry.name), ": a sequence opened for entry ",
+                                          Quoted(given.entry->name), ", whose states are others; open one for ",
+                                          Quoted(entry.name)));
+}
+
 absl::Status Workspace::Run(const LoadedEntry& entry, absl::Span<const int64_t> dims,
-                            absl::Span<const void* const> inputs, absl::Span<void* const> outputs,
-                            absl::Span<const SinterState> states) {
+                            absl::Span<const void* const> inputs, absl::Span<void* const> outputs, EntryStates states) {
   return WithoutExceptions("running an entry", [&]() -> absl::Status {
     const std::vector<LoadedEntry>& entries = module_->entries();
     if (&entry < entries.data() || &entry >= entries.data() + entries.size()) {
       return absl::InternalError("an entry of another module");
     }
-    if (inputs.size() != entry.inputs.size() || outputs.size() != entry.outputs.size() ||
-        states.size() != entry.states.size()) {
-      return absl::InternalError(absl::StrCat(
-          "entry ", entry.name, " takes ", entry.inputs.size(), " inputs, ", entry.outputs.size(), " outputs and ",
-          entry.states.size(), " states, not ", inputs.size(), ", ", outputs.size(), " and ", states.size()));
+    if (inputs.size() != entry.inputs.size() || outputs.size() != entry.outputs.size()) {
+      return absl::InternalError(absl::StrCat("entry ", Quoted(entry.name), " takes ", entry.inputs.size(),
+                                              " inputs and ", entry.outputs.size(), " outputs, not ", inputs.size(),
+                                              " and ", outputs.size()));
     }
+    SINTER_RETURN_IF_ERROR(CheckStates(entry, states));
     SINTER_RETURN_IF_ERROR(module_->CheckDims(entry, dims));
     for (size_t i = 0; i < dims_.size(); ++i) dims_[i] = module_->dims()[i].min;
     for (uint16_t symbol : entry.symbols) dims_[symbol] = dims[symbol];
-    frame_ = {&entry, &tables_[static_cast<size_t>(&entry - entries.data())], inputs, outputs, states};
+    frame_ = {&entry, &tables_[static_cast<size_t>(&entry - entries.data())], inputs, outputs, states.states};
     ++runs_;
     const auto begin = std::chrono::steady_clock::now();
     team_->Run(

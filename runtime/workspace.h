@@ -20,6 +20,12 @@
 
 namespace sinter {
 
+// States to run an entry with: those that a sequence made for `entry`, one each; none by default.
+struct EntryStates {
+  const LoadedEntry* entry = nullptr;
+  absl::Span<const SinterState> states;
+};
+
 // The state of one sequence: pages, and the position of the next token.
 class Sequence {
  public:
@@ -36,13 +42,14 @@ class Sequence {
   // Positions that the next step will leave. From an eighth of the capacity on the states are in huge pages: attention
   // reads them all for each token, and looking up small pages would hold it up.
   void Reach(int64_t positions);
-  const std::vector<SinterState>& states() const { return states_; }
+  EntryStates states() const { return {entry_, states_}; }
   uint8_t* state_data(size_t i) const { return pages_[i]; }
   const CompiledModule& module() const { return *module_; }
 
  private:
   Sequence() = default;
   std::shared_ptr<const CompiledModule> module_;
+  const LoadedEntry* entry_ = nullptr;  // of the module
   std::vector<PageMemory> memory_;
   std::vector<uint8_t*> pages_;  // of each state, its one page
   std::vector<SinterState> states_;
@@ -62,15 +69,16 @@ class Workspace {
 
   // Runs `entry` with dims bound: a value for each symbol of the module, or -1 where unbound (kernels see the
   // minimum of what the entry does not use); checked by CompiledModule::CheckDims. inputs and outputs: one dense buffer
-  // each, in the entry's order and of the shapes that the dims give; states: one each.
+  // each, in the entry's order and of the shapes that the dims give; states: a sequence's, opened for an entry of the
+  // same states. kInternal: an entry or states that do not belong together.
   absl::Status Run(const LoadedEntry& entry, absl::Span<const int64_t> dims, absl::Span<const void* const> inputs,
-                   absl::Span<void* const> outputs, absl::Span<const SinterState> states);
+                   absl::Span<void* const> outputs, EntryStates states);
 
   // One step of a language model: entry `main` and its `main.N`, (ids: i32[T], positions: i32[T], rows: i32[L],
   // states) -> f32[L, V]. The dim called P, if there is one, is the number of tokens already in the states. Appends
   // `ids` to the sequence and writes the logits of the rows asked for (indices into ids, ascending) to `logits`, [rows,
   // vocabulary]. ids.size() is at most max_tokens(). kOutOfRange: an id outside the vocabulary, a full context.
-  // kUnimplemented: a module that is no language model.
+  // kUnimplemented: a module that is no language model. kInternal: a sequence of another module, or of other states.
   absl::Status Step(Sequence& sequence, absl::Span<const int32_t> ids, absl::Span<const int32_t> rows,
                     absl::Span<float> logits);
   // Appends a prompt of any length in chunks; `logits` gets the last position's row when it has room for one row, every
@@ -95,6 +103,7 @@ class Workspace {
     std::vector<Patch> patches;
     std::vector<std::vector<void*>> slots;     // [thread][slot]
     std::vector<std::vector<uint64_t>> paces;  // [thread][step]: ticks a grain took when last shared, or 0
+    size_t states_of;                          // the first entry whose states are the same
   };
   // What the threads walk.
   struct Frame {
@@ -107,6 +116,7 @@ class Workspace {
 
   explicit Workspace(int threads) : shares_{GrainShares(threads), GrainShares(threads)}, team_size_(threads) {}
   EntryTables MakeTables(const LoadedEntry& entry) const;
+  absl::Status CheckStates(const LoadedEntry& entry, const EntryStates& states) const;
   absl::Status PrepareSteps();
   absl::Status CheckStep(const Sequence& sequence, absl::Span<const int32_t> ids) const;
   // Step without its checks. `rows` empty: no logits are wanted.

@@ -26,6 +26,7 @@
 #include "frontend/gguf.h"
 #include "runtime/cpu.h"
 #include "runtime/generate.h"
+#include "runtime/memory_need.h"
 #include "runtime/workspace.h"
 #include "tests/heap_counter.h"
 #include "tests/module_builder.h"
@@ -101,7 +102,8 @@ absl::Status Serve(const std::string& path, Trace& trace) {
   SINTER_ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create({.temperature = 0.7, .repeat_penalty = 1.1, .seed = 5},
                                                            static_cast<int32_t>(workspace->vocabulary())));
   SINTER_ASSIGN_OR_RETURN(TokenStream stream, TokenStream::Create(tokenizer, false));
-  SINTER_ASSIGN_OR_RETURN(Generator generator, Generator::Create(*workspace, *sequence, sampler, &tokenizer, &stream));
+  SINTER_ASSIGN_OR_RETURN(Generator generator,
+                          Generator::Create(*workspace, *sequence, sampler, tokenizer.data().EndIds(), &stream));
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer.Encode("abc da\xc3\xa9", true));
   SINTER_RETURN_IF_ERROR(generator.Prefill(ids));
   SINTER_RETURN_IF_ERROR(generator.Generate({.max_tokens = 20, .ignore_end = true}, Emit, &trace).status());
@@ -165,6 +167,30 @@ TEST_F(AllocFailure, OneAllocationOfServing) {
 TEST_F(AllocFailure, OneAllocationAndAllAfterIt) {
   Trace trace;
   FailEach([&] { return Serve(path_, trace); }, true, 1);
+}
+
+TEST(AllocFailures, WhatTheMachineHasIsFoundOrNot) {
+  const MemoryNeed need = {.state_bytes = int64_t{1} << 58, .positions = 1};
+  for (const bool all_after : {false, true}) {
+    bool failed = true;
+    for (size_t n = 1; failed; ++n) {
+      const size_t blocks = HeapBlocks();
+      FailAllocations(n, all_after);
+      {
+        const ThreadBudget budget = DefaultThreads();
+        const std::string cpu = HostCpuName();
+        const std::vector<int> cpus = AffinityCpus();
+        const std::vector<MemoryLimit> limits = MemoryLimits();
+        const absl::Status status = CheckMemory("a name that is longer than a string holds in place", need, limits);
+        failed = AllocationHasFailed();
+        FailAllocations(0);
+        EXPECT_GE(budget.threads, 1);
+        EXPECT_FALSE(cpu.empty());
+        EXPECT_TRUE(status.code() == absl::StatusCode::kResourceExhausted || limits.empty()) << n << ": " << status;
+      }
+      ASSERT_EQ(HeapBlocks(), blocks) << n;
+    }
+  }
 }
 
 TEST_F(AllocFailure, EveryMappingAndEveryThread) {

@@ -1,15 +1,19 @@
-// What every reader of a format stands on: checked reads of bytes, UTF-8, what is shown of names, the table of limits.
+// What every reader of a format stands on: checked reads of bytes, UTF-8, what is shown of names, the table of limits;
+// and of files that are written, their names.
 #include "base/bytes.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <limits>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/escape.h"
+#include "base/file.h"
 #include "base/limits.h"
 #include "base/utf8.h"
 
@@ -216,6 +220,20 @@ TEST(Limits, AreNamedOnceAndSayWhy) {
     EXPECT_FALSE(limit.Exceeded(int64_t{-1})) << limit.name;
   }
   EXPECT_EQ(limits::kVocabulary.Text(), "the limit \"vocabulary\" is 4194304");
+}
+
+TEST(OutputFile, NamesAsLongAsTheSystemAllows) {
+  const std::string folder = ::testing::TempDir() + "bytes_test_" + std::to_string(getpid()) + "/";
+  ASSERT_TRUE(CreateFolders(folder).ok());
+  for (size_t size = 240; size <= 255; ++size) {
+    const std::string path = folder + std::string(size, 'n');
+    const absl::Status status = WriteFile(path, "text");
+    EXPECT_TRUE(status.ok()) << size << ": " << status;
+    EXPECT_EQ(*ReadFile(path), "text");
+  }
+  EXPECT_EQ(WriteFile(folder + std::string(256, 'n'), "text").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 16) << "no temporary stays";
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -288,6 +288,30 @@ TEST(PerfMap, NamesEveryKernel) {
   EXPECT_LT(largest, 100000u);
 }
 
+TEST(Run, StopsAtTheEndTokenOfAVocabularyThatItCannotRead) {
+  TestFolder folder;
+  TinyModel m = MakeTinyModel({.seed = 38});
+  m.Set("tokenizer.ggml.model", std::string("gpt2"));
+  m.Set("tokenizer.ggml.eos_token_id", uint32_t{35});
+  WriteAll(folder / "m.gguf", m.File());
+  const std::vector<std::string> run = {"run", "m.gguf", "--prompt-ids=1,2,3", "-n3", "--temp=0", "--print-ids"};
+  EXPECT_EQ(Sinter(folder, run).out, "7\n");
+  std::vector<std::string> on = run;
+  on.push_back("--ignore-eos");
+  EXPECT_EQ(Sinter(folder, on).out, "7 35 123\n");
+}
+
+// The evaluator refuses it, too.
+TEST(Text, WithAWeightOfAnotherShapeIsRefused) {
+  TestFolder folder;
+  WriteAll(folder / "w.sir", R"(module @m { graph @main() -> (f32[128]) {
+    %w = weight "output_norm.weight" : f32[128]
+    return %w } }
+)");
+  ExpectFailure(Sinter(folder, {"exec", "w.sir", "--weights=preset:smallmind"}), 4,
+                "w.sir: @main: weight \"output_norm.weight\": expected f32[128]; the weight file has f32[256]");
+}
+
 TEST(PlannedText, WithALyingPlanIsRefused) {
   TestFolder folder;
   WriteAll(folder / "m.gguf", MakeTinyModel({.seed = 38}).File());

@@ -456,6 +456,21 @@ TEST(OpenModel, ChoosesContextChunkAndCache) {
   EXPECT_EQ(OpenModel("preset:llama-3.2-1b")->context, 4096);
 }
 
+TEST(OpenModel, AWindowEndsTheContext) {
+  TinyModel m = MakeTinyModel({});
+  m.Set("llama.attention.sliding_window", uint32_t{100});
+  EXPECT_EQ(Open(m)->context, 64);
+  EXPECT_EQ(Open(m, {.context = 100})->context, 100);
+  const absl::Status status = Open(m, {.context = 101}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kOutOfRange);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("sliding window of 100"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--ctx=100 or less"));
+  m.Set("llama.attention.sliding_window", uint32_t{0});
+  EXPECT_EQ(Open(m, {.context = 101})->context, 101) << "0 is none";
+  m.Set("llama.attention.sliding_window", int32_t{-1});
+  EXPECT_EQ(Open(m).status().code(), kMalformed);
+}
+
 TEST(OpenModel, NamesTheModelAndReadsItsVocabulary) {
   TinyModel tiny = MakeTinyModel({});
   EXPECT_EQ(Open(tiny)->name, "tiny-llama");

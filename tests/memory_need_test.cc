@@ -3,8 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <climits>
 #include <filesystem>
 #include <fstream>
 
@@ -186,6 +188,22 @@ TEST(Need, IsWhatOpeningMaps) {
     EXPECT_NEAR(static_cast<double>(MappedBytes() - before), static_cast<double>(BytesFor(need, Counts::kMapped)), 1e6)
         << threads;
   }
+}
+
+TEST(Need, StacksOfAnyNumberOfThreads) {
+  rlimit old;
+  ASSERT_EQ(getrlimit(RLIMIT_STACK, &old), 0);
+  const rlimit large = {rlim_t{1} << 50, old.rlim_max};
+  if (setrlimit(RLIMIT_STACK, &large) != 0) GTEST_SKIP() << "the hard limit of the stack is lower";
+  const auto module = *testing::OpenBytes(testing::ModuleBytes(testing::LanguageModel()));
+  int64_t before = 0;
+  for (int threads : {1, 2, 1000, INT_MAX}) {
+    const int64_t bytes = NeedToRun(*module, threads).stack_bytes;
+    EXPECT_GE(bytes, before) << threads;
+    EXPECT_EQ(bytes > 0, threads > 1) << threads;
+    before = bytes;
+  }
+  setrlimit(RLIMIT_STACK, &old);
 }
 
 TEST(Need, ThisProcess) {

@@ -304,7 +304,7 @@ TEST_P(ModelTest, AFullContext) {
   Session generated(module, 1);
   auto sampler = Sampler::Create({.temperature = 0}, static_cast<int32_t>(row.size()));
   ASSERT_TRUE(sampler.ok());
-  Generator generator = *Generator::Create(generated.workspace(), generated.sequence(), *sampler, nullptr, nullptr);
+  Generator generator = *Generator::Create(generated.workspace(), generated.sequence(), *sampler, {}, nullptr);
   ASSERT_TRUE(generator.Prefill({1, 2, 3}).ok());
   int64_t tokens = 0;
   const auto count = [](void* context, int32_t, absl::string_view) {
@@ -373,7 +373,7 @@ TEST_P(ModelTest, ATokenAllocatesNothing) {
                         static_cast<int32_t>(session.workspace().vocabulary()));
     ASSERT_TRUE(sampler.ok());
     TokenStream stream = *TokenStream::Create(*tokenizer, false);
-    Generator generator = *Generator::Create(session.workspace(), session.sequence(), *sampler, &*tokenizer, &stream);
+    Generator generator = *Generator::Create(session.workspace(), session.sequence(), *sampler, {}, &stream);
     ASSERT_TRUE(generator.Prefill({1, 2, 3}).ok());
     Writer writer{std::fopen("/dev/null", "w")};
     ASSERT_NE(writer.out, nullptr);

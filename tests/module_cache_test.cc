@@ -185,6 +185,24 @@ TEST_F(Cache, MakesAnewWhatIsDamaged) {
   EXPECT_THAT(Run().err, Not(HasSubstr("kept")));
 }
 
+// What cannot be opened for want of memory may be whole, and another run may have more.
+TEST_F(Cache, KeepsWhatThereIsNoMemoryFor) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the shadow memory of a sanitizer counts as memory of the process";
+#endif
+  const std::string expected = Run().out, entry = Entry();
+  constexpr uintmax_t kLarge = uintmax_t{64} << 30;  // more than may be mapped
+  fs::resize_file(entry, kLarge);
+  std::vector<std::string> limited = {"/bin/sh", "-c", "ulimit -v 33554432; exec \"$@\"", "sh", SINTER_BINARY};
+  for (const std::string& argument : Arguments("m.gguf")) limited.push_back(argument);
+  const CliResult run = Spawn(folder_, limited);
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_EQ(run.out, expected);
+  EXPECT_THAT(run.err, HasSubstr("compiled anew for this run: "));
+  EXPECT_EQ(Entry(), entry);
+  EXPECT_EQ(fs::file_size(entry), kLarge);
+}
+
 TEST_F(Cache, RefusesAnEntryOfAnotherModelOrOfOtherFlags) {
   const std::string expected = Run().out;
   const std::string entry = Entry();

@@ -216,6 +216,119 @@ TEST(ModuleHostile, OpeningCostsInProportionToTheMetadata) {
   EXPECT_LT(cost(large), 20 * large.size());
 }
 
+// Strings of a FlatBuffer may overlap, and what opens a module or shows it copies each of them.
+TEST(ModuleHostile, NamesThatOverlapAreCounted) {
+  constexpr size_t kNames = 200, kLong = 100'000;
+  // Word i is the length of what follows it: a string begins at every word.
+  std::string words(kLong, '\0');
+  for (size_t i = 0; i < kNames; ++i) {
+    const auto length = static_cast<uint32_t>(kLong - 4 * (i + 1));
+    std::memcpy(words.data() + 4 * i, &length, sizeof length);
+  }
+  fbs::MetadataT m = LanguageModel();
+  m.producer = words;  // the first string that is packed is the last one in the buffer, where every other may point
+  for (size_t i = 0; i < kNames; ++i) {
+    fbs::DimT dim;
+    dim.name = absl::StrCat("D", i);
+    m.dims.push_back(std::make_unique<fbs::DimT>(dim));
+    fbs::KernelT kernel;
+    kernel.name = kernel.family = kernel.note = "k";
+    m.kernels.push_back(std::make_unique<fbs::KernelT>(kernel));
+    m.images[0]->entry_points.push_back(0);
+    m.weights.push_back(std::make_unique<fbs::WeightT>(*m.weights[0]));
+  }
+  const std::vector<uint8_t> good = ModuleBytes(m);
+  ASSERT_TRUE(OpenBytes(good).ok()) << OpenBytes(good).status();
+
+  const auto point = [](std::vector<uint8_t>& bytes, const void* table, flatbuffers::voffset_t field, size_t nth) {
+    const uint8_t* const place = static_cast<const flatbuffers::Table*>(table)->GetAddressOf(field);
+    const auto* const producer =
+        reinterpret_cast<const uint8_t*>(fbs::GetMetadata(bytes.data() + kModulePage)->producer()->c_str());
+    const auto to = static_cast<flatbuffers::uoffset_t>(producer + 4 * nth - place);
+    std::memcpy(bytes.data() + (place - bytes.data()), &to, sizeof to);
+  };
+  using fbs::Dim, fbs::Kernel, fbs::Weight;
+  struct Case {
+    const char* what;
+    std::function<const void*(const fbs::Metadata&, uint32_t)> table;
+    flatbuffers::voffset_t field;
+  };
+  const auto kernel = [](const fbs::Metadata& meta, uint32_t i) { return meta.kernels()->Get(i); };
+  const auto weight = [](const fbs::Metadata& meta, uint32_t i) { return meta.weights()->Get(i); };
+  const auto dim = [](const fbs::Metadata& meta, uint32_t i) { return meta.dims()->Get(i); };
+  for (const Case& c : {Case{"dims", dim, Dim::VT_NAME},
+                        {"kernels", kernel, Kernel::VT_NAME},
+                        {"families", kernel, Kernel::VT_FAMILY},
+                        {"notes", kernel, Kernel::VT_NOTE},
+                        {"weights", weight, Weight::VT_NAME},
+                        {"packings", weight, Weight::VT_PACK}}) {
+    std::vector<uint8_t> bytes = good;
+    for (uint32_t i = 1; i < kNames; ++i) {
+      const fbs::Metadata& meta = *fbs::GetMetadata(bytes.data() + kModulePage);
+      if (c.table(meta, i) == nullptr) continue;
+      const auto* table = static_cast<const flatbuffers::Table*>(c.table(meta, i));
+      if (table->GetAddressOf(c.field) != nullptr) point(bytes, table, c.field, i);
+    }
+    Reseal(bytes);
+    const absl::Status refused = OpenBytes(bytes).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << c.what;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr(limits::kModuleExpansion.Text())) << c.what;
+  }
+}
+
+// As text a type has the name of a dim at each of its places.
+TEST(ModuleHostile, NamesInTypesAreCounted) {
+  const auto open = [](size_t name_bytes) {
+    fbs::MetadataT m = LanguageModel();
+    m.dims[kT]->name = std::string(name_bytes, 'n');
+    m.dims[kT]->max = 1;
+    m.entries[0]->inputs[0]->type->dims[0]->terms[0]->symbols.assign(100, kT);
+    return OpenBytes(ModuleBytes(m)).status();
+  };
+  EXPECT_TRUE(open(1).ok()) << open(1);
+  EXPECT_THAT(std::string(open(100'000).message()), HasSubstr(limits::kModuleExpansion.Text()));
+}
+
+TEST(ModuleHostile, FindingAnEntryAllocatesNothing) {
+  fbs::MetadataT m = LanguageModel();
+  std::vector<std::vector<int64_t>> shapes(5, std::vector<int64_t>(8, 3));  // 40 dims
+  for (const int64_t last : {4, 3}) {
+    std::vector<fbs::ParamT> inputs;
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      std::vector<fbs::ExprT> dims;
+      for (size_t axis = 0; axis < 8; ++axis) {
+        const uint16_t symbol = static_cast<uint16_t>(4 + i * 8 + axis);
+        if (last == 4) {
+          fbs::DimT dim;
+          dim.name = absl::StrCat("D", symbol);
+          dim.max = 100;
+          m.dims.push_back(std::make_unique<fbs::DimT>(dim));
+        }
+        dims.push_back(i == 4 && axis == 7 ? Number(last) : Symbol(symbol));
+      }
+      inputs.push_back(testing::Param(absl::StrCat("x", i), "f32", std::move(dims)));
+    }
+    m.entries.push_back(
+        std::make_unique<fbs::EntryT>(testing::MakeEntry(absl::StrCat("wide.", last), std::move(inputs), {}, {}, {})));
+  }
+  const auto module = *OpenBytes(ModuleBytes(m));
+  std::vector<int64_t> dims(module->dims().size(), kUnbound);
+  dims[5] = 3;  // given, and kept when the first entry does not fit
+  const std::vector<int64_t> given = dims;
+  size_t before = HeapAllocations();
+  const LoadedEntry* const found = module->FindEntry("wide", shapes, dims);
+  EXPECT_EQ(HeapAllocations(), before);
+  ASSERT_NE(found, nullptr);
+  EXPECT_EQ(found->name, "wide.3");
+  for (size_t i = 4; i < dims.size(); ++i) EXPECT_EQ(dims[i], i == 43 ? kUnbound : 3) << i;
+  dims = given;
+  shapes[4][7] = 5;
+  before = HeapAllocations();
+  EXPECT_EQ(module->FindEntry("wide", shapes, dims), nullptr);
+  EXPECT_EQ(HeapAllocations(), before);
+  EXPECT_EQ(dims, given);
+}
+
 TEST(ModuleHostile, NamesAreSafeToShow) {
   const std::string attack =
       "\x1b[2J\xc2\x9b"

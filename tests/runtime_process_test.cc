@@ -47,7 +47,7 @@ TEST(Process, NoPageIsEverWritableAndExecutable) {
     const std::unique_ptr<Workspace> workspace = *Workspace::Open(module, 3);
     const std::unique_ptr<Sequence> sequence = *Sequence::Open(module);
     Sampler sampler = *Sampler::Create({}, testing::kVocabulary);
-    Generator generator = *Generator::Create(*workspace, *sequence, sampler, nullptr, nullptr);
+    Generator generator = *Generator::Create(*workspace, *sequence, sampler, {}, nullptr);
     ASSERT_TRUE(generator.Prefill({1, 2, 3}).ok());
     std::vector<std::string> found;
     const auto emit = [](void* context, int32_t, absl::string_view) {

@@ -1,5 +1,6 @@
 #include "runtime/sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -186,6 +187,20 @@ TEST(Sampler, RandomNumbersAreXoshiro256) {
     state[2] ^= t;
     state[3] = state[3] << 45 | state[3] >> 19;
     ASSERT_EQ(sampler.Sample({0, 0}), static_cast<int32_t>(result >> 63)) << i;
+  }
+}
+
+TEST(Sampler, ReadsNoMoreLogitsThanItsVocabularyHas) {
+  for (double temperature : {0.0, 1.0}) {
+    Sampler sampler = Make({.temperature = temperature, .repeat_penalty = 1.5}, 4);
+    EXPECT_EQ(sampler.vocab_size(), 4);
+    sampler.Accept({0, 1, 2, 3});
+    std::vector<float> logits(1000, 50);
+    std::fill_n(logits.begin(), 4, -kInf);
+    logits[2] = 0;
+    EXPECT_EQ(sampler.Sample(logits), 2);
+    EXPECT_EQ(sampler.Sample({-kInf, 1}), 1);
+    EXPECT_EQ(sampler.Sample({}), 0);
   }
 }
 

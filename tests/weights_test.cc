@@ -10,6 +10,7 @@
 #include "frontend/random_fill.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "ir/text.h"
 #include "tests/tiny_models.h"
 
 namespace sinter {
@@ -185,6 +186,33 @@ TEST(RandomFill, IsTheSameEverywhere) {
   RandomFill(RandomKey("token_embd.weight"), (uint64_t{1} << 40) + (1 << 20) - 2, 0x1p23f, 0, absl::MakeSpan(values));
   EXPECT_EQ(values,
             (std::vector<float>{-7906074, -4225616, -6309193, -1221701}));  // computed from the formula in Python
+}
+
+// Rows say nothing of the shape that they are rows of.
+TEST(Weights, AreDeclaredAsTheyAre) {
+  const TinyModel tiny = MakeTinyModel({.rope_factors = true});
+  const TestFile file(tiny.File(), "declared.gguf");
+  const auto source = OpenWeights(file.path());
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto check = [&](const std::string& name, const std::string& type) {
+    const auto module = Parse(absl::StrCat("module @m { graph @main() -> (", type, ") {\n%w = weight \"", name,
+                                           "\" : ", type, "\nreturn %w } }"),
+                              "m.sir");
+    EXPECT_TRUE(module.ok()) << module.status();
+    return CheckWeights(**module, **source);
+  };
+  for (const char* type : {"f32[32,64]", "f16[32,64]", "bf16[32,64]"}) {
+    EXPECT_TRUE(check("blk.1.attn_k.weight", type).ok()) << check("blk.1.attn_k.weight", type);
+  }
+  for (const char* type : {"f32[31,64]", "f32[64,32]", "f32[2048]", "f32[32,64,1]", "q8_0[32,64]"}) {
+    const absl::Status status = check("blk.1.attn_k.weight", type);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << type;
+    EXPECT_EQ(std::string(status.message()), absl::StrCat("@main: weight \"blk.1.attn_k.weight\": expected ", type,
+                                                          "; the weight file has f32[32,64]"));
+  }
+  EXPECT_TRUE(check("rope_freqs.weight", "f32[8]").ok());
+  EXPECT_EQ(check("rope_freqs.weight", "f32[4]").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(check("nothing", "f32[4]").code(), absl::StatusCode::kNotFound);
 }
 
 TEST(RandomFill, RoundsAsTheTypesDo) {

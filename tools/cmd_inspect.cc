@@ -13,6 +13,7 @@
 #include "frontend/presets.h"
 #include "frontend/tokenizer_data.h"
 #include "runtime/module.h"
+#include "runtime/module_check.h"
 #include "tools/command.h"
 #include "tools/compile_source.h"
 #include "tools/console.h"
@@ -42,7 +43,7 @@ Json ParamsOf(const std::vector<LoadedParam>& params, const CompiledModule& modu
 const fbs::Entry* DecodeEntry(const fbs::Metadata& meta) {
   const fbs::Entry* chosen = nullptr;
   for (const fbs::Entry* entry : *meta.entries()) {
-    const std::string name = Text(entry->name());
+    const absl::string_view name = ViewOf(entry->name());
     if (name == "main.1") return entry;
     if (chosen == nullptr || name == "main") chosen = entry;
   }
@@ -58,7 +59,7 @@ PerLayer CountPerLayer(const fbs::Metadata& meta) {
   if (entry == nullptr || meta.layers() <= 0) return {nullptr, nullptr};
   int steps = 0, barriers = 0;
   for (const fbs::Step* step : *entry->steps()) {
-    if (step->loc() == nullptr || !absl::StartsWith(step->loc()->str(), "blk.")) continue;
+    if (step->loc() == nullptr || !absl::StartsWith(ViewOf(step->loc()), "blk.")) continue;
     ++steps;
     barriers += step->barrier();
   }

@@ -89,8 +89,7 @@ absl::Status Run(RunFlags& flags) {
     Note(absl::StrCat("printing ids: ", tokenizer.status().message()));
   }
   SINTER_ASSIGN_OR_RETURN(Generator generator,
-                          Generator::Create(workspace, sequence, sampler, tokenizer.ok() ? &*tokenizer : nullptr,
-                                            stream ? &*stream : nullptr));
+                          Generator::Create(workspace, sequence, sampler, model.end_ids, stream ? &*stream : nullptr));
   SINTER_RETURN_IF_ERROR(generator.Prefill(prompt));
   Output output{flags.print_ids || !tokenizer.ok()};
   SINTER_ASSIGN_OR_RETURN(

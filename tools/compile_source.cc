@@ -233,6 +233,9 @@ absl::StatusOr<OutputFile> CompileSource(const Source& source, const CompileFlag
   options.progress = [&](absl::string_view what, int64_t done, int64_t total) { progress.Update(what, done, total); };
   if (source.weights != nullptr) {
     const WeightSource& weights = *source.weights;
+    if (const absl::Status status = CheckWeights(*source.module, weights); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat(source.path, ": ", status.message()));
+    }
     options.weights = [&weights](const std::string& name, DType dtype, int64_t begin, int64_t end,
                                  absl::Span<uint8_t> out) { return weights.Read(name, dtype, begin, end, out); };
     options.weight_done = [&weights](const std::string& name) { weights.Done(name); };

@@ -51,9 +51,12 @@ absl::Status ChooseThreads(RunningFlags& flags) {
 
 namespace {
 
-absl::StatusOr<Tokenizer> TokenizerOf(const CompiledModule& module) {
+absl::StatusOr<Tokenizer> TokenizerOf(const CompiledModule& module, std::vector<int32_t>& end_ids) {
   absl::StatusOr<TokenizerData> data = module.tokenizer();
-  if (data.ok()) return Tokenizer::Create(*std::move(data));
+  if (data.ok()) {
+    end_ids = data->EndIds();
+    return Tokenizer::Create(*std::move(data));
+  }
   // Who shows the error names the model.
   return absl::Status(data.status().code(),
                       absl::StripPrefix(data.status().message(), absl::StrCat(module.path(), ": ")));
@@ -111,7 +114,7 @@ absl::StatusOr<LanguageModel> OpenLanguageModel(const std::string& path, const C
   model.path = path;
   SINTER_ASSIGN_OR_RETURN(model.module, flags.no_cache ? OpenExecutable(path, compile, command)
                                                        : OpenThroughCache(path, compile, flags.cache_bytes, command));
-  model.tokenizer = TokenizerOf(*model.module);
+  model.tokenizer = TokenizerOf(*model.module, model.end_ids);
   SINTER_ASSIGN_OR_RETURN(
       model.need, Prepare(*model.module, path, flags.memory, flags.threads,
                           beside == nullptr ? absl::Span<const MemoryNeed>() : absl::MakeConstSpan(&beside->need, 1)));

@@ -37,6 +37,7 @@ struct LanguageModel {
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<Sequence> sequence;
   absl::StatusOr<Tokenizer> tokenizer = absl::UnknownError("");
+  std::vector<int32_t> end_ids;  // of the module's vocabulary, whether or not there is a tokenizer for it
   MemoryNeed need;
 };
 // Compiled, or found in the cache, and opened with the threads chosen. kUnimplemented when it is no language model,

@@ -153,28 +153,27 @@ absl::StatusOr<ModuleCache> ModuleCache::Open(std::optional<uint64_t> max_bytes)
   return ModuleCache(folder, max_bytes);
 }
 
-std::shared_ptr<const CompiledModule> ModuleCache::Find(const CacheKey& key) const {
+absl::StatusOr<std::shared_ptr<const CompiledModule>> ModuleCache::Find(const CacheKey& key) const {
   const std::string path = PathOf(key);
   const Closer file{open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC)};
   if (file.fd < 0) return nullptr;
-  const auto load = [&]() -> std::shared_ptr<const CompiledModule> {
+  const auto load = [&]() -> absl::StatusOr<std::shared_ptr<const CompiledModule>> {
     struct stat info;
     if (fstat(file.fd, &info) != 0 || info.st_uid != geteuid()) return nullptr;
-    absl::StatusOr<MappedFile> mapped = MappedFile::FromDescriptor(file.fd, path);
-    if (!mapped.ok()) return nullptr;
-    const auto module = CompiledModule::FromFile(*std::move(mapped));
-    if (!module.ok()) return nullptr;
-    const fbs::Metadata& metadata = (*module)->metadata();
+    SINTER_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::FromDescriptor(file.fd, path));
+    SINTER_ASSIGN_OR_RETURN(const auto module, CompiledModule::FromFile(std::move(mapped)));
+    const fbs::Metadata& metadata = module->metadata();
     if (metadata.source_sha256()->str() != key.source_sha256 || metadata.options()->str() != key.options) {
       return nullptr;
     }
     const int64_t used = Nanoseconds(info.st_mtim), now = Now(CLOCK_REALTIME), started = now - Now(CLOCK_BOOTTIME);
     // Not used since the machine started, or at a time that a clock set wrong has made up.
-    if ((used < started || used > now) && !(*module)->VerifyWeights().ok()) return nullptr;
-    return *module;
+    if (used < started || used > now) SINTER_RETURN_IF_ERROR(module->VerifyWeights());
+    return module;
   };
-  std::shared_ptr<const CompiledModule> module = load();
-  if (module == nullptr) {
+  absl::StatusOr<std::shared_ptr<const CompiledModule>> module = load();
+  if (absl::IsResourceExhausted(module.status())) return module;
+  if (!module.ok() || *module == nullptr) {
     unlink(path.c_str());
     return nullptr;
   }
@@ -257,9 +256,14 @@ absl::StatusOr<std::shared_ptr<const CompiledModule>> OpenThroughCache(const std
     Note(absl::StrCat("no cache of compiled modules: ", cache.status().message(), "; --no-cache looks for none"));
     return OpenExecutable(path, flags, command);
   }
-  if (auto module = cache->Find(*key)) {
-    NoteContext(*module, flags);
-    return module;
+  auto found = cache->Find(*key);
+  if (!found.ok()) {
+    Note(absl::StrCat("compiled anew for this run: ", found.status().message()));
+    return OpenExecutable(path, flags, command);
+  }
+  if (*found != nullptr) {
+    NoteContext(**found, flags);
+    return found;
   }
   const std::jthread prepares = PrepareToCompile();
   SINTER_ASSIGN_OR_RETURN(Source source, OpenSource(path, flags));

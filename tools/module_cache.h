@@ -44,8 +44,9 @@ class ModuleCache {
   static absl::StatusOr<ModuleCache> Open(std::optional<uint64_t> max_bytes);
 
   std::string PathOf(const CacheKey& key) const { return folder_ + key.file; }
-  // Null when there is none that can be used; one that is damaged is removed.
-  std::shared_ptr<const CompiledModule> Find(const CacheKey& key) const;
+  // Null when there is none that can be used; one that is damaged is removed. kResourceExhausted when there is one that
+  // cannot be opened now, which stays: memory runs out, or nothing may be executed where the cache lies.
+  absl::StatusOr<std::shared_ptr<const CompiledModule>> Find(const CacheKey& key) const;
   // Removes what this entry replaces, and others until its `bytes` fit. kResourceExhausted when they cannot; nothing
   // goes for an entry that is larger than the cache may be.
   absl::Status MakeRoom(const CacheKey& key, uint64_t bytes) const;
