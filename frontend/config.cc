@@ -56,7 +56,7 @@ class ConfigReader {
       unsupported_.push_back(absl::StrCat("architecture ", Quoted(name), " (supported: ",
                                           absl::StrJoin(AllArchitectures(), ", ", ArchitectureName), ")"));
     } else if (gguf_.tensors().empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
+      return absl::UnimplementedError(absl::StrCat(
           gguf_.path(), ": the file has no tensors; a vocabulary-only file can be tokenized with, not run"));
     }
     SINTER_RETURN_IF_ERROR(FindForeignKeys());

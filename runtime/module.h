@@ -81,8 +81,8 @@ struct LoadedEntry {
   std::vector<uint16_t> symbols;  // that it uses: bound in every run; its kernels see the smallest value of all others
 };
 
-// Whether an entry called `entry_name` runs what is asked for as `name`: it is called NAME, or NAME.N, which is NAME for
-// N rows at most (pass specialize).
+// Whether an entry called `entry_name` runs what is asked for as `name`: it is called NAME, or NAME.N, which is NAME
+// for N rows at most (pass specialize).
 bool Serves(absl::string_view entry_name, absl::string_view name);
 
 struct LoadedDim {

@@ -37,10 +37,12 @@ bool TokenizerData::IsEnd(int32_t id) const {
   return eos == id || std::find(end_ids.begin(), end_ids.end(), id) != end_ids.end();
 }
 
-std::vector<int32_t> TokenizerData::EndIds() const {
-  std::vector<int32_t> ids = end_ids;
-  if (eos) ids.push_back(*eos);
-  return ids;
+absl::StatusOr<std::vector<int32_t>> TokenizerData::EndIds() const {
+  return WithoutExceptions("reading the end tokens", [&]() -> absl::StatusOr<std::vector<int32_t>> {
+    std::vector<int32_t> ids = end_ids;
+    if (eos) ids.push_back(*eos);
+    return ids;
+  });
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {

@@ -42,8 +42,8 @@ struct TokenizerData {
   std::vector<int32_t> end_ids;  // other ids that end a text (end of turn, end of message)
   bool add_bos = true, add_eos = false, add_space_prefix = true;
 
-  bool IsEnd(int32_t id) const;         // whether generation stops at this token
-  std::vector<int32_t> EndIds() const;  // those tokens
+  bool IsEnd(int32_t id) const;                         // whether generation stops at this token
+  absl::StatusOr<std::vector<int32_t>> EndIds() const;  // those tokens
 };
 
 class Tokenizer {

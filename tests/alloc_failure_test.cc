@@ -102,8 +102,8 @@ absl::Status Serve(const std::string& path, Trace& trace) {
   SINTER_ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create({.temperature = 0.7, .repeat_penalty = 1.1, .seed = 5},
                                                            static_cast<int32_t>(workspace->vocabulary())));
   SINTER_ASSIGN_OR_RETURN(TokenStream stream, TokenStream::Create(tokenizer, false));
-  SINTER_ASSIGN_OR_RETURN(Generator generator,
-                          Generator::Create(*workspace, *sequence, sampler, tokenizer.data().EndIds(), &stream));
+  SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> end_ids, tokenizer.data().EndIds());
+  SINTER_ASSIGN_OR_RETURN(Generator generator, Generator::Create(*workspace, *sequence, sampler, end_ids, &stream));
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer.Encode("abc da\xc3\xa9", true));
   SINTER_RETURN_IF_ERROR(generator.Prefill(ids));
   SINTER_RETURN_IF_ERROR(generator.Generate({.max_tokens = 20, .ignore_end = true}, Emit, &trace).status());

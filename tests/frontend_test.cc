@@ -309,7 +309,7 @@ std::vector<Refusal> Refusals() {
        Nothing,
        kMalformed,
        {"position_embd.weight: expected [64,64]"}},
-      {"NoTensors", llama, [](M& m) { m.tensors().clear(); }, Nothing, kMalformed, {"vocabulary-only"}},
+      {"NoTensors", llama, [](M& m) { m.tensors().clear(); }, Nothing, kUnsupported, {"vocabulary-only"}},
   };
 }
 

@@ -104,13 +104,13 @@ TEST(Generator, EndTokensNeedNoTokenizer) {
   TokenizerData data;
   data.kind = "gpt2";
   EXPECT_EQ(Tokenizer::Create(data).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(generate(data.EndIds()), std::pair(length, three));
+  EXPECT_EQ(generate(*data.EndIds()), std::pair(length, three));
   const std::pair stopped(StopReason::kEndToken, std::vector<int32_t>{three[0]});
   data.eos = three[1];
-  EXPECT_EQ(generate(data.EndIds()), stopped);
+  EXPECT_EQ(generate(*data.EndIds()), stopped);
   data.eos.reset();
   data.end_ids = {three[1]};
-  EXPECT_EQ(generate(data.EndIds()), stopped);
+  EXPECT_EQ(generate(*data.EndIds()), stopped);
 }
 
 }  // namespace

@@ -462,7 +462,7 @@ struct Loop {
         sequence(*Sequence::Open(module)),
         sampler(*Sampler::Create({.temperature = 0}, kVocabulary)) {
     if (t != nullptr) stream = *TokenStream::Create(*t, false);
-    const std::vector<int32_t> end_ids = t == nullptr ? std::vector<int32_t>() : t->data().EndIds();
+    const std::vector<int32_t> end_ids = t == nullptr ? std::vector<int32_t>() : *t->data().EndIds();
     generator = *Generator::Create(*workspace, *sequence, sampler, end_ids, t == nullptr ? nullptr : &*stream);
   }
   const Tokenizer* tokenizer;

@@ -54,7 +54,7 @@ namespace {
 absl::StatusOr<Tokenizer> TokenizerOf(const CompiledModule& module, std::vector<int32_t>& end_ids) {
   absl::StatusOr<TokenizerData> data = module.tokenizer();
   if (data.ok()) {
-    end_ids = data->EndIds();
+    SINTER_ASSIGN_OR_RETURN(end_ids, data->EndIds());
     return Tokenizer::Create(*std::move(data));
   }
   // Who shows the error names the model.
