@@ -14,6 +14,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "backend/emit.h"
 #include "backend/math.h"
+#include "backend/row_values.h"
 
 namespace sinter {
 
@@ -57,12 +58,10 @@ EmitElementwise ElementwiseEmitter(OpKind kind) {
   return nullptr;  // SpecOf lets no other op through
 }
 
-class RowEmitter {
+class RowEmitter : RowValues {
  public:
-  RowEmitter(const KernelSpec& kernel, VectorBuilder& b)
-      : kernel_(kernel), spec_(*kernel.row), graph_(*spec_.expr), b_(b) {
+  RowEmitter(const KernelSpec& kernel, VectorBuilder& b) : RowValues(*kernel.row), kernel_(kernel), b_(b) {
     for (const DimExpr& axis : spec_.axes) sizes_.push_back(b.Dim(axis));
-    inner_ = spec_.axes.size() - 1;
     for (OpId id : graph_.order()) {
       if (graph_.op(id).def().Has(kReduce) && !spec_.leaves.contains(graph_.op(id).results[0]))
         reductions_.push_back(id);
@@ -218,50 +217,6 @@ class RowEmitter {
     for (const auto& [value, access] : spec_.leaves) leaves.emplace_back(value, &access);
     std::sort(leaves.begin(), leaves.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
     return leaves;
-  }
-
-  const OpData* DefOf(ValueId value) const {
-    const OpId def = graph_.value(value).def;
-    return def.valid() ? &graph_.op(def) : nullptr;
-  }
-  bool IsKind(ValueId value, OpKind kind) const {
-    const OpData* def = DefOf(value);
-    return def != nullptr && def->kind() == kind;
-  }
-
-  // Whether some value has a property: `value`, or what it is made of. `look` says yes or no of a value, or nothing:
-  // then its operands are looked at. No value is looked at twice, lest time double with each op.
-  bool Any(ValueId value, const std::function<std::optional<bool>(ValueId, const OpData*)>& look) const {
-    std::vector<ValueId> left = {value};
-    absl::flat_hash_set<ValueId> seen = {value};
-    while (!left.empty()) {
-      const ValueId v = left.back();
-      left.pop_back();
-      const OpData* def = DefOf(v);
-      const std::optional<bool> answer = look(v, def);
-      if (answer.value_or(false)) return true;
-      if (answer || def == nullptr) continue;
-      for (ValueId operand : def->fields.operands) {
-        if (operand.valid() && seen.insert(operand).second) left.push_back(operand);
-      }
-    }
-    return false;
-  }
-
-  // Whether a value depends on the inner axis.
-  bool Varies(ValueId value) const {
-    const auto known = varies_.find(value);
-    if (known != varies_.end()) return known->second;
-    return varies_[value] = Any(value, [this](ValueId v, const OpData* def) -> std::optional<bool> {
-             const auto leaf = spec_.leaves.find(v);
-             if (IsKind(v, OpKind::kCausalMask) || IsKind(v, OpKind::kRope)) return true;
-             if (leaf != spec_.leaves.end()) {
-               const DimExpr& stride = leaf->second.strides[inner_];
-               return !(stride.is_const() && stride.constant() == 0);
-             }
-             if (def->kind() == OpKind::kConstant || def->def().Has(kReduce)) return false;
-             return std::nullopt;
-           });
   }
 
   // Whether computing a value anew at each place takes a polynomial.
@@ -599,17 +554,13 @@ class RowEmitter {
   }
 
   const KernelSpec& kernel_;
-  const RowSpec& spec_;
-  const Graph& graph_;
   VectorBuilder& b_;
   std::vector<Int> sizes_;
-  size_t inner_ = 0;
   Int from_, to_;  // what the grain covers of the inner axis
   std::vector<OpId> reductions_;
-  mutable absl::flat_hash_map<ValueId, bool> varies_;  // what Varies has found
-  ValueId kept_ = ValueId::None();                     // lies where the result goes
-  std::vector<RowState> group_;                        // the rows that go side by side
-  size_t row_ = 0;                                     // the one of them at hand
+  ValueId kept_ = ValueId::None();  // lies where the result goes
+  std::vector<RowState> group_;     // the rows that go side by side
+  size_t row_ = 0;                  // the one of them at hand
 };
 
 }  // namespace
