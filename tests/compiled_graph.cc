@@ -302,7 +302,8 @@ int64_t KernelSuite::CheckSome(const Target& target, absl::string_view passes, s
         SCOPED_TRACE(absl::StrCat("result ", i));
         ExpectClose((*found)[i], (*typed)[i], (*exact)[i], c.tolerance);
         const std::vector<double>&a = (*found)[i].values, &b = (*threaded)[i].values;
-        EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(double)), 0) << "3 threads differ from 1";
+        const bool same = a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+        EXPECT_TRUE(same) << "3 threads differ from 1";
       }
       ++ran;
       if (testing::Test::HasFailure()) return ran;  // the first failure says enough
