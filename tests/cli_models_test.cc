@@ -226,6 +226,11 @@ TEST(Compile, AModuleWithoutKernels) {
     const CliResult result = Sinter(folder, arguments);
     EXPECT_EQ(result.code, 0) << arguments[0] << " " << arguments[1] << ": " << result.err;
   }
+  // Of no graph there is no module, and the one that was there stays.
+  WriteAll(folder / "none.sir", "module @m {\n}\n");
+  ExpectFailure(Sinter(folder, {"compile", "none.sir", "-o", "n.sinter"}), 4,
+                "no graph, so there is nothing to compile");
+  EXPECT_EQ(Sinter(folder, {"exec", "n.sinter"}).code, 0);
 }
 
 // Code that this CPU cannot run is not made to be run at once, and what a module has no code for is said as it is.

@@ -184,6 +184,9 @@ namespace {
 
 // A plan is code's one protection against the next value's bytes, and text may state any.
 absl::Status CheckPlanned(const Source& source, const CompileFlags& flags) {
+  if (source.module->entries().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(source.path, ": no graph, so there is nothing to compile"));
+  }
   if (source.module->stage != Stage::kPlanned) {
     return absl::OutOfRangeError(absl::StrCat("the passes leave the module at stage ", StageName(source.module->stage),
                                               "; code needs stage planned: end them with select-kernels,plan-barriers,"
