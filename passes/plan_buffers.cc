@@ -229,11 +229,9 @@ class EntryPlanner {
       if (!fits || buffer.values.back() != operands[i] || !IsLastReader(id, operands[i])) continue;
       // A thread that is still at the value before the last would see what this step stores.
       if (buffer.replaced_epoch == epoch_) continue;
-      const auto stays = [&](uint32_t j) {  // a value may be given for several operands
-        return operands[j] == operands[i] && !CanOverwrite(spec, j, static_cast<uint32_t>(operands.size() - 1));
-      };
-      bool free = true;
-      for (uint32_t j = 0; j + 1 < operands.size(); ++j) free &= !stays(j);
+      const auto made = static_cast<uint32_t>(operands.size() - 1);
+      bool free = true;  // a value may be given for several operands
+      for (uint32_t j = 0; j < made; ++j) free &= operands[j] != operands[i] || CanOverwrite(spec, j, made);
       if (!free) continue;
       buffer.values.push_back(result);
       buffer.last_epoch = last_epoch;

@@ -140,9 +140,7 @@ absl::Status EmitObjects(const EmitCompileFlags& flags, const Source& source) {
       SINTER_RETURN_IF_ERROR(WriteResult((folder / (kernel.symbol + ".o")).string(), object));
     }
   }
-  Note(absl::StrCat(flags.output, ": ", table.kernels.size(), " kernels for ",
-                    absl::StrJoin(targets, ", ",
-                                  [](std::string* out, const Target* target) { absl::StrAppend(out, target->name); })));
+  Note(absl::StrCat(flags.output, ": ", table.kernels.size(), " kernels for ", TargetNames(targets)));
   return absl::OkStatus();
 }
 
