@@ -49,13 +49,11 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(TokenizerData data) {
   return WithoutExceptions("reading a vocabulary", [&]() -> absl::StatusOr<Tokenizer> {
     auto invalid = [](auto&&... parts) { return absl::InvalidArgumentError(absl::StrCat("tokenizer: ", parts...)); };
     if (data.kind == "none") {
-      return absl::UnimplementedError("tokenizer: the model has no vocabulary; ids given with --prompt-ids still work");
+      return absl::UnimplementedError("tokenizer: the model has no vocabulary");
     }
     if (data.kind != "llama") {
-      return absl::UnimplementedError(
-          absl::StrCat("tokenizer: vocabularies of kind ", Quoted(data.kind),
-                       " are not supported yet, only \"llama\" (SentencePiece); ids given with "
-                       "--prompt-ids still work"));
+      return absl::UnimplementedError(absl::StrCat("tokenizer: vocabularies of kind ", Quoted(data.kind),
+                                                   " are not supported yet, only \"llama\" (SentencePiece)"));
     }
     const size_t size = data.tokens.size();
     if (size == 0) return invalid("no tokens");

@@ -261,7 +261,8 @@ TEST_F(Cli, MessagesSayThingsOnce) {
   TinyModel model = MakeTinyModel({.seed = 38});
   model.Set("tokenizer.ggml.model", "gpt2");
   WriteAll(folder_ / "bpe.gguf", model.File());
-  ExpectFailure(Run({"run", "bpe.gguf", "-p", "a"}), 3, "ids given with --prompt-ids still work\n");
+  ExpectFailure(Run({"run", "bpe.gguf", "-p", "a"}), 3,
+                "only \"llama\" (SentencePiece); give the prompt as token ids with --prompt-ids\n");
   WriteAll(folder_ / "x.sir",
            "module @m {\n  graph @main(%x: f32[4]) -> (f32[4]) {\n    %r = add %x, %x : f32[4]\n"
            "    return %r\n  }\n}\n");

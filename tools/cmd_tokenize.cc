@@ -43,9 +43,7 @@ absl::Status Tokenize(const TokenizeFlags& flags) {
   SINTER_ASSIGN_OR_RETURN(TokenizerData data, ReadVocabulary(flags.model));
   absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Create(std::move(data));
   if (!tokenizer.ok()) {
-    const absl::string_view why = tokenizer.status().message();  // less its advice for verbs that take ids
-    return absl::Status(tokenizer.status().code(),
-                        absl::StrCat(flags.model, ": ", why.substr(0, why.find("; ids given with --prompt-ids"))));
+    return absl::Status(tokenizer.status().code(), absl::StrCat(flags.model, ": ", tokenizer.status().message()));
   }
   SINTER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, tokenizer->Encode(prompt.text, !flags.no_special));
   return WriteResult("", absl::StrCat(absl::StrJoin(ids, " "), "\n"));

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -78,11 +77,8 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(const Prompt& prompt, const std::
                                                const absl::StatusOr<Tokenizer>& tokenizer, bool special) {
   if (!prompt.ids.empty()) return prompt.ids;
   if (!tokenizer.ok()) {
-    const absl::string_view why = tokenizer.status().message();
-    const bool advises = absl::StrContains(why, "--prompt-ids");
-    return absl::Status(
-        tokenizer.status().code(),
-        absl::StrCat(model, ": ", why, advises ? "" : "; give the prompt as token ids with --prompt-ids"));
+    return absl::Status(tokenizer.status().code(), absl::StrCat(model, ": ", tokenizer.status().message(),
+                                                                "; give the prompt as token ids with --prompt-ids"));
   }
   SINTER_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer->Encode(prompt.text, special));
   if (ids.empty()) return EmptyPrompt();
