@@ -1,4 +1,5 @@
 # Every third-party part, and why it is here. ./dev installs the Debian packages named on the right.
+set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)            # projects that add this one as a folder link them, too
 find_package(absl REQUIRED)                          # libabsl-dev: Status, string formatting, inlined vectors
 find_package(FlatBuffers REQUIRED)                   # libflatbuffers-dev, flatbuffers-compiler: metadata of a compiled module
 find_package(LLVM 19.1 REQUIRED CONFIG)              # llvm-19-dev: code generation (backend/ alone); its archives use zlib1g-dev, libzstd-dev

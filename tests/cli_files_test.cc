@@ -207,6 +207,19 @@ TEST_F(CliFiles, OutputsAreCheckedBeforeTheWork) {
   EXPECT_EQ(Names(), before);
 }
 
+TEST_F(CliFiles, AProgramAroundTheRuntimeContinuesATextAsRunDoes) {
+  const std::string module = Compiled();
+  const CliResult run = Run({"run", module, "-p", "abc", "-n", "20", "--temp=0"});
+  const CliResult embedded = Spawn(folder_, {SINTER_EMBED, module, "abc", "20"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_GT(run.out.size(), 10u);
+  EXPECT_EQ(embedded.code, 0) << embedded.err;
+  EXPECT_EQ(embedded.out, run.out);
+  const CliResult refused = Spawn(folder_, {SINTER_EMBED, model_, "abc"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("m.gguf: "));
+}
+
 TEST_F(CliFiles, WithoutTheCodeGeneratorsFile) {
   const std::string module = Compiled();
   const std::string alone = folder_ / "sinter", beside = folder_ / "sinter-codegen.so";
