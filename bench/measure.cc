@@ -152,26 +152,6 @@ __attribute__((target("avx2"))) double Int8Pairs256() {
   return kChains * 32.0 * kFmaSteps;
 }
 
-// Floats, all one, in huge pages where the system has them: walking page tables is no work of memory.
-class HugeBuffer {
- public:
-  explicit HugeBuffer(size_t bytes) : bytes_((bytes + kPage - 1) / kPage * kPage) {
-    data_ = static_cast<float*>(std::aligned_alloc(kPage, bytes_));
-    if (data_ == nullptr) std::abort();
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-    std::fill_n(data_, bytes_ / sizeof(float), 1.0f);
-  }
-  ~HugeBuffer() { std::free(data_); }
-  HugeBuffer(const HugeBuffer&) = delete;
-  HugeBuffer& operator=(const HugeBuffer&) = delete;
-  const float* data() const { return data_; }
-
- private:
-  static constexpr size_t kPage = size_t{2} << 20;
-  size_t bytes_;
-  float* data_;
-};
-
 bool Has(const Target& target, absl::string_view feature) {
   return std::find(target.features.begin(), target.features.end(), feature) != target.features.end();
 }
@@ -234,32 +214,54 @@ double SecondsTogether(int threads, const std::function<void(int)>& work) {
   return MedianOf(times);
 }
 
-double SecondsToRead(double bytes, int threads) {
-  const size_t parts = static_cast<size_t>(threads);
-  const size_t blocks = static_cast<size_t>(std::ceil(bytes / static_cast<double>(sizeof(float) * kBlock * parts)));
-  const size_t floats = std::max<size_t>(1, blocks) * kBlock;  // of a part
-  const size_t size_bytes = floats * parts * sizeof(float);
-  const HugeBuffer buffer(size_bytes);
-  const float* const data = buffer.data();
-  const double size = static_cast<double>(size_bytes);
+// Floats, all one, in huge pages where the system has them: walking page tables is no work of memory.
+struct ReadLoop::Buffer {
+  static constexpr size_t kPage = size_t{2} << 20;
+
+  explicit Buffer(size_t wanted) : bytes(wanted) {
+    const size_t whole = (bytes + kPage - 1) / kPage * kPage;
+    data = static_cast<float*>(std::aligned_alloc(kPage, whole));
+    if (data == nullptr) std::abort();
+    madvise(data, whole, MADV_HUGEPAGE);
+    std::fill_n(data, whole / sizeof(float), 1.0f);
+  }
+  ~Buffer() { std::free(data); }
+
+  size_t bytes;  // a multiple of kBlock floats for each thread
+  float* data;
+};
+
+ReadLoop::ReadLoop(double bytes, int threads) : bytes_(bytes), threads_(threads) {
+  const double blocks = std::ceil(bytes / (static_cast<double>(sizeof(float) * kBlock) * threads));
+  buffer_ = std::make_unique<Buffer>(std::max<size_t>(1, static_cast<size_t>(blocks)) * kBlock * sizeof(float) *
+                                     static_cast<size_t>(threads));
+}
+
+ReadLoop::~ReadLoop() = default;
+
+double ReadLoop::Seconds() {
+  const float* const data = buffer_->data;
+  const size_t bytes = buffer_->bytes, parts = static_cast<size_t>(threads_);
+  const size_t floats = bytes / sizeof(float) / parts;  // of a part
+  const double size = static_cast<double>(bytes);
   const int times = static_cast<int>(std::max(1.0, std::ceil(kRoundBytes / size)));
   void (*const sum)(const float*, size_t) = HostRuns(*FindTarget("avx512")) ? Sum512 : Sum256;
-  const size_t pieces = size_bytes / kPieceBytes;  // of large buffers, shared out as the grains of a long step are
-  GrainShares shares(threads);
-  const double seconds = SecondsTogether(threads, [&](int thread) {
+  const size_t pieces = bytes / kPieceBytes;  // of large buffers, shared out as the grains of a long step are
+  GrainShares shares(threads_);
+  const double seconds = SecondsTogether(threads_, [&](int thread) {
     if (pieces < kLeastPieces * parts) {
       for (int i = 0; i < times; ++i) sum(data + static_cast<size_t>(thread) * floats, floats);
       return;
     }
     const int64_t grains = static_cast<int64_t>(pieces);
-    shares.Deal(thread, FirstOfPart(grains, thread, threads), FirstOfPart(grains, thread + 1, threads));
+    shares.Deal(thread, FirstOfPart(grains, thread, threads_), FirstOfPart(grains, thread + 1, threads_));
     constexpr size_t kPiece = kPieceBytes / sizeof(float);
-    for (int64_t begin, end; shares.Take(thread, threads, begin, end);) {
+    for (int64_t begin, end; shares.Take(thread, threads_, begin, end);) {
       sum(data + static_cast<size_t>(begin) * kPiece, static_cast<size_t>(end - begin) * kPiece);
     }
-    if (thread == 0) sum(data + pieces * kPiece, size_bytes / sizeof(float) - pieces * kPiece);
+    if (thread == 0) sum(data + pieces * kPiece, bytes / sizeof(float) - pieces * kPiece);
   });
-  return seconds / times / size * bytes;
+  return seconds / times / size * bytes_;
 }
 
 double ProductsPerSecond(const Target& target, int threads) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,10 +27,22 @@ absl::StatusOr<double> SecondsOfRun(const std::function<absl::Status()>& run, do
 // Seconds that `threads` threads need for work(thread), from the first start to the last end.
 double SecondsTogether(int threads, const std::function<void(int)>& work);
 
-// Seconds to read as many bytes, from whatever holds them: a streaming sum in the widest vectors of this CPU over a
-// buffer of at least that size in huge pages, each thread over its part; of large ones, who is done takes from what
-// others have left.
-double SecondsToRead(double bytes, int threads = 1);
+// Reads as many bytes, from whatever holds them: a streaming sum in the widest vectors of this CPU over a buffer of at
+// least that size in huge pages, each thread over its part; of large ones, who is done takes from what others have
+// left.
+class ReadLoop {
+ public:
+  explicit ReadLoop(double bytes, int threads = 1);
+  ~ReadLoop();
+  double Seconds();
+
+ private:
+  struct Buffer;
+  double bytes_;
+  int threads_;
+  std::unique_ptr<Buffer> buffer_;
+};
+inline double SecondsToRead(double bytes, int threads = 1) { return ReadLoop(bytes, threads).Seconds(); }
 
 // Multiply-adds of f32 a second, in the vectors of a target that this CPU runs: independent chains in registers.
 double ProductsPerSecond(const Target& target, int threads = 1);
