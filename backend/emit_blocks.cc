@@ -88,7 +88,7 @@ class BlocksGemm : public GemmEmitter {
         unit = Bytes(unit, layout_.unit_bytes);
       });
     };
-    if (at.height > 1 || panels == 1) {
+    if (at.height > 1 || panels == 1 || !AsksMemoryAhead()) {
       pass(0, units, kAheadBytes);
     } else {  // where a panel ends, its stream goes on in the next tile, past the others
       const int64_t ahead = std::min(units, CeilDiv(kAheadBytesOfMany, layout_.unit_bytes));
@@ -113,6 +113,7 @@ class BlocksGemm : public GemmEmitter {
   // streams.
   static constexpr int64_t kAheadBytes = 4096, kAheadBytesOfMany = 2048;
   void FetchAhead(Ptr chunk, int64_t panels, int64_t panel_bytes, int64_t ahead) {
+    if (!AsksMemoryAhead()) return;
     for (int64_t at = ahead; at < ahead + panels * panel_bytes; at += panel_bytes) {
       for (int64_t line = 0; line < ChunkShare(); line += kLineBytes)
         b_.Prefetch(Bytes(chunk, at + line), /*once=*/true);

@@ -87,6 +87,7 @@ bool MultipliesPairs(const Target& target) { return HasFeature(target, "avx512_b
 bool MultipliesBytes(const Target& target) {
   return HasFeature(target, "avx512_vnni") || HasFeature(target, "avx_vnni");
 }
+bool AsksMemoryAhead() { return !__builtin_cpu_is("amdfam19h"); }
 
 absl::StatusOr<const Target*> NativeTarget() {
   const Target* best = nullptr;
