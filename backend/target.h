@@ -38,8 +38,9 @@ bool MultipliesPairs(const Target& target);
 // Whether it adds the products of four pairs of bytes to an integer in one instruction.
 bool MultipliesBytes(const Target& target);
 // Whether code for one row asks memory for weights in blocks before it needs them: tuned for the CPU that compiles,
-// whatever the target. Zen 3 and 4 hold 24 misses of the first level, which such requests use up, and by themselves
-// read such weights up to 1.4 times as fast; Zen 5 reads them a third faster when asked.
+// whatever the target. Zen 4 by itself reads such weights up to 1.4 times as fast, probably as such requests use up its
+// few misses of the first level; Zen 3, of the same family, is taken to be alike. Zen 5 reads a third faster when
+// asked.
 bool AsksMemoryAhead();
 
 enum class TileShape : uint8_t {

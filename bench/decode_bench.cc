@@ -1,5 +1,5 @@
 // Decoding one token beside the limit, a streaming sum over as many bytes as the token must read: in one process and in
-// turn, for a machine's memory may be a third faster or slower a second later.
+// turn, for a machine's memory may be much faster or slower a second later.
 //
 // The time of a benchmark is that of a token. Counters: gbs, the bytes of packed weights, keys and values a second;
 // read_gbs, of the sum; limit, how near the first is to the second, in percent (median of the rounds).
@@ -8,7 +8,6 @@
 // without one preset:smallmind at each level. --huge-pages: as that of `sinter run`.
 #include <benchmark/benchmark.h>
 
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
